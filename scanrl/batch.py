@@ -1,0 +1,40 @@
+"""`Batch`: the one container on the way from recorded data to the network.
+
+Symbols: `B` batch, `T` environment steps, `O`/`A` observation/action shape.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+
+class Batch(NamedTuple):
+    """Windows of equal length, padded on the right, in raw units.
+
+    Attributes:
+        observations: `(B, T, *O)` float32; zero where padded.
+        actions: `(B, T, A)` float32, or `(B, T)` int64 if discrete; zero where padded.
+        rewards: `(B, T)` float32.
+        returns_to_go: `(B, T)` float32, undiscounted sum of this and all later rewards of the episode.
+        timesteps: `(B, T)` int64, index of the step within its episode.
+        mask: `(B, T)` bool, true where the entry is data. Only the loss reads it.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    returns_to_go: Tensor
+    timesteps: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(x.to(device, non_blocking=True) for x in self))
+
+    def __repr__(self) -> str:
+        return f"Batch({', '.join(f'{k}={tuple(v.shape)}' for k, v in self._asdict().items())})"
