@@ -1,0 +1,39 @@
+"""The two ends of each scale."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from scanrl.envs.reference_scores import REFERENCES, reference_score
+from scanrl.rollout import RandomActor, environment_spec, rollout
+
+
+def test_versions_decide_whether_a_scale_applies():
+    for version in (2, 3, 4, 5):
+        reference = reference_score(f"Walker2d-v{version}")
+        assert reference is not None
+        assert (reference.low, reference.high) == (1.629008, 4592.3)
+        assert "mujoco-py" in reference.caution
+    for unknown in ("Walker2d-v9", "CartPole-v0", "Walker2d", "walker2d-v5", ""):
+        assert reference_score(unknown) is None
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_each_scale_has_a_source_and_goes_up(name):
+    reference = REFERENCES[name]
+    assert reference.low < reference.high
+    assert reference.source
+    assert reference.versions
+
+
+@pytest.mark.parametrize("name", ["CartPole", "Pendulum", "MountainCar", "MountainCarContinuous"])
+def test_the_measured_random_returns_are_met_again(name):
+    env_id = f"{name}-v{REFERENCES[name].versions[-1]}"
+    played = rollout(RandomActor(environment_spec(env_id), 7), env_id, episodes=10, seed=7)
+    returns = np.array([e.total_reward for e in played])
+    assert abs(returns.mean() - REFERENCES[name].low) <= 4 * returns.std() / np.sqrt(len(returns)) + 1
+
+
+@pytest.mark.parametrize("name", ["Acrobot", "MountainCar", "MountainCarContinuous"])
+def test_solved_is_what_gymnasium_says(name):
+    assert gym.spec(f"{name}-v{REFERENCES[name].versions[0]}").reward_threshold == REFERENCES[name].high

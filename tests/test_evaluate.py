@@ -1,0 +1,174 @@
+"""Scores: statistics checked against values worked out by hand, intervals against how often they should be right."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scanrl.evaluate import (
+    Scores,
+    bootstrap_interval,
+    describe_runs,
+    evaluate,
+    interquartile_mean,
+    normalize,
+    stratified_bootstrap,
+)
+from scanrl.rollout import RandomActor, environment_spec
+from scanrl.types import DataError
+
+
+class Pushing:
+    """A policy whose torque is its target divided by 1000."""
+
+    context = 20
+
+    def __init__(self, target: float | None = 1000.0) -> None:
+        self.target_return = target
+
+    def with_target(self, target: float) -> "Pushing":
+        return Pushing(None if self.target_return is None else target)
+
+    def reset(self, count: int) -> None:
+        pass
+
+    def act(self, observations, rewards, first):
+        return np.full((len(first), 1), (self.target_return or 0.0) / 1000, np.float32)
+
+
+def scores(returns, env_id="Hopper-v5") -> Scores:
+    values = np.array(returns, np.float64)
+    return Scores(values, np.full(len(values), 10), env_id, "recurrent", 0)
+
+
+def test_each_target_is_scored_on_the_same_initial_states():
+    evaluation = evaluate(Pushing(), "Pendulum-v1", episodes=3, targets=[-500, 2000])
+    assert [s.target_return for s in evaluation.scores] == [-500, 2000]
+    a, b = evaluation.trajectories
+    assert len(a) == len(b) == 3
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x.observations[0], y.observations[0])
+    np.testing.assert_array_equal(evaluation.scores[0].returns, [e.total_reward for e in a])
+    assert evaluation.scores[0].mean != evaluation.scores[1].mean
+
+
+def test_metric_names_are_the_documented_ones():
+    evaluation = evaluate(Pushing(), "Pendulum-v1", episodes=2, targets=[-500, 2000], success=lambda e: len(e) == 200)
+    metrics = evaluation.summary()
+    assert metrics["eval/return_mean"] == evaluation.scores[0].mean
+    assert metrics["eval/target_2000/return_mean"] == evaluation.scores[1].mean
+    assert metrics["eval/target_-500/length_mean"] == 200
+    assert metrics["eval/success_rate"] == 1.0
+    assert {"eval/return_std", "eval/normalized_score"} <= set(metrics)
+
+
+def test_one_target_has_plain_names_only():
+    metrics = evaluate(Pushing(), "Pendulum-v1", episodes=2).summary()
+    assert not [name for name in metrics if "target" in name]
+    assert "eval/success_rate" not in metrics
+
+
+def test_scores_say_what_they_depend_on_and_survive_json():
+    evaluation = evaluate(Pushing(), "Pendulum-v1", episodes=2, seed=5, dataset="abc")
+    found = json.loads(json.dumps(evaluation.to_json()))[0]
+    assert (found["env_id"], found["env_version"], found["context"], found["seed"]) == ("Pendulum-v1", 1, 20, 5)
+    assert (found["target_return"], found["dataset"]) == (1000.0, "abc")
+    assert {"gymnasium", "numpy"} <= set(found["versions"])
+    assert "optimum" in found["normalized_by"]
+
+
+def test_a_random_actor_is_scored_like_a_policy():
+    evaluation = evaluate(RandomActor(environment_spec("CartPole-v1")), "CartPole-v1", episodes=50)
+    low, high = evaluation.scores[0].interval or (0, 0)
+    assert low < 21.9 < high
+    assert abs(evaluation.summary()["eval/normalized_score"]) < 2
+
+
+def test_targets_that_mean_nothing_are_refused():
+    with pytest.raises(DataError, match="targets: expected at least one"):
+        evaluate(Pushing(), "Pendulum-v1", targets=[])
+    with pytest.raises(DataError, match="takes no target"):
+        evaluate(Pushing(None), "Pendulum-v1", targets=[1.0])
+
+
+def test_progress_runs_on_over_the_targets():
+    seen: list[int] = []
+    evaluate(Pushing(), "Pendulum-v1", episodes=2, targets=[1, 2], progress=seen.append)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_statistics_are_those_worked_out_by_hand():
+    found = scores([1, 2, 3, 10])
+    assert (found.mean, found.median, found.iqm, found.episodes) == (4.0, 2.5, 2.5, 4)
+    assert found.std == pytest.approx(np.sqrt((9 + 4 + 1 + 36) / 4))
+    assert replace(found, returns=np.array([3.0])).interval is None
+
+
+def test_the_interquartile_mean_cuts_a_quarter_from_each_end():
+    assert interquartile_mean(np.array([0, 1, 2, 3, 4, 5, 6, 100])) == 3.5
+    assert interquartile_mean(np.array([100, 1, 2])) == pytest.approx(103 / 3)  # nothing to cut
+    assert interquartile_mean(np.array([9, 1, 2, 3, -50])) == 2.0
+    np.testing.assert_array_equal(interquartile_mean(np.array([[0, 1, 3, 9], [4, 4, 4, 4]])), [2, 4])
+
+
+def test_an_interval_over_two_values_spans_them():
+    assert bootstrap_interval([1.0, 3.0]) == (1.0, 3.0)  # Student's t with one degree of freedom: all there is
+
+
+def test_a_wide_sample_gives_the_interval_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(5.0, 2.0, 2000)
+    low, high = bootstrap_interval(values, resamples=4000)
+    half = 1.96 * values.std() / np.sqrt(2000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = np.arange(12.0) ** 2
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    low, high = bootstrap_interval(values, confidence=0.5)
+    wide = bootstrap_interval(values)
+    assert wide[0] < low < values.mean() < high < wide[1]
+
+
+def test_one_value_has_no_interval():
+    with pytest.raises(DataError, match="expected a vector of 2 or more"):
+        bootstrap_interval([1.0])
+
+
+@pytest.mark.parametrize("size", [10, 30])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_intervals_hold_the_truth_as_often_as_they_promise(size, draw):
+    rng = np.random.default_rng(size)
+    truth = 0.0 if draw == "normal" else 0.5
+    held = 0
+    for k in range(1000):
+        low, high = bootstrap_interval(getattr(rng, draw)(size=size), resamples=1000, seed=k)
+        held += low <= truth <= high
+    assert 930 <= held <= 970
+
+
+def test_intervals_over_seeds_and_tasks_hold_the_truth_as_often_as_they_promise():
+    rng = np.random.default_rng(1)
+    held = 0
+    for k in range(1000):  # tasks differ widely: drawing runs across tasks instead of within would be far too wide
+        low, high = stratified_bootstrap(
+            rng.normal([0.0, 50.0, 100.0], 1.0, (10, 3)), resamples=1000, seed=k, statistic=lambda x: x.mean(-1)
+        ) or (0, 0)
+        held += low <= 50.0 <= high
+        assert high - low < 3.0
+    assert 930 <= held <= 970
+
+
+def test_one_training_run_has_no_interval_over_seeds():
+    assert stratified_bootstrap(np.array([[1.0, 2.0]])) is None
+    assert describe_runs(np.array([70.0])) == "IQM 70.0, 1 seed, no interval over seeds"
+    assert describe_runs(np.array([[70.0], [70.0]])) == "IQM 70.0, 95 % interval 70.0 to 70.0 over 2 seeds"
+    assert describe_runs(np.ones((3, 2))).endswith("over 3 seeds x 2 tasks")
+
+
+def test_normalisation_puts_random_at_zero_and_expert_at_a_hundred():
+    np.testing.assert_allclose(normalize("Hopper-v5", [-20.272305, 3234.3]), [0.0, 100.0])
+    assert normalize("Hopper-v5", 1607.0) == pytest.approx(50.0, abs=0.01)
+    assert normalize("Unheard-v0", [1.0]) is None
+    assert scores([1.0], "Unheard-v0").normalized is None
