@@ -1,0 +1,137 @@
+"""From a `Dataset` to `Batch`es: windows of `K` steps, cut at the end of the episode and padded on the right.
+
+Symbols: `B` batch, `K` context in steps, `n` steps of the dataset, `O`/`A` observation/action shape.
+A batch is one gather over flat columns; there is no Python loop over its items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from scanrl.batch import Batch
+from scanrl.data.dataset import Dataset
+
+__all__ = ["WindowSampler", "iterate_windows"]
+
+_PACK_BYTES = 1 << 30
+"""Datasets up to this size are packed into one matrix in memory; larger ones are gathered from their columns."""
+
+
+class WindowSampler:
+    """Random windows: every step of the dataset is equally likely to be the first of one.
+
+    That is an episode with probability proportional to its length, then a uniform start. A window ends at its
+    episode's end; what is missing to `K` steps is zero and has a false mask, always on the right.
+
+    Args:
+        dataset: where the windows come from.
+        context: steps of a window, `K`.
+        batch_size: windows of a batch, `B`.
+        seed: of this sampler's own generator.
+    """
+
+    def __init__(self, dataset: Dataset, context: int, batch_size: int, seed: int) -> None:
+        self.dataset = dataset
+        self.context = context
+        self.batch_size = batch_size
+        self._generator = np.random.default_rng(seed)
+        self._windows = _Windows(dataset, context, batch_size)
+
+    def sample(self) -> Batch:
+        """The next batch. Its tensors are new memory; the columns are not touched by writing to them."""
+        return self._windows.gather(self._generator.integers(self.dataset.steps, size=self.batch_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.sample()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to continue with exactly the next batch; plain JSON values."""
+        return {**self._shape(), "generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where a sampler over the same data was.
+
+        Raises:
+            ValueError: the state belongs to another context, batch size or number of steps.
+        """
+        for name, mine in self._shape().items():
+            if state.get(name) != mine:
+                raise ValueError(f"sampler state: {name}: expected {mine}, got {state.get(name)}")
+        self._generator.bit_generator.state = state["generator"]
+
+    def _shape(self) -> dict[str, int]:
+        return {"context": self.context, "batch_size": self.batch_size, "steps": self.dataset.steps}
+
+
+def iterate_windows(dataset: Dataset, context: int, batch_size: int) -> Iterator[Batch]:
+    """One pass in order: windows without overlap that hold every step once. The last batch may be smaller."""
+    windows = _Windows(dataset, context, batch_size)
+    starts = np.flatnonzero(dataset.timesteps % context == 0)
+    return (windows.gather(starts[i : i + batch_size]) for i in range(0, len(starts), batch_size))
+
+
+class _Windows:
+    """The columns of a dataset, arranged so that one gather makes a batch."""
+
+    def __init__(self, dataset: Dataset, context: int, batch_size: int) -> None:
+        for name, value in (("context", context), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self._discrete = dataset.spec.action_kind == "discrete"
+        self._observation_shape = dataset.spec.observation_shape
+        self._observation_size = dataset.spec.observation_size
+        self._tables = _tables(dataset, with_actions=not self._discrete)
+        self._actions = np.asarray(dataset.actions)
+        self._timesteps = dataset.timesteps
+        self._ends = np.repeat(dataset.offsets[1:], dataset.lengths)
+        self._ahead = np.arange(context)
+
+    def gather(self, starts: np.ndarray) -> Batch:
+        """Windows that begin at the flat steps `starts` `(B,)`."""
+        steps = starts[:, None] + self._ahead
+        mask = steps < self._ends[starts][:, None]
+        timesteps = self._timesteps[starts][:, None] + self._ahead
+        # "clip" only keeps the last windows inside the array, and lets numpy write without a second buffer.
+        parts = [table.take(steps, axis=0, mode="clip") for table in self._tables]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        actions = self._actions.take(steps, mode="clip") if self._discrete else None
+        if not mask.all():
+            padded = ~mask
+            rows[padded] = 0
+            timesteps[padded] = 0
+            if actions is not None:
+                actions[padded] = 0
+        return self._split(rows, actions, timesteps, mask)
+
+    def _split(self, rows: np.ndarray, actions: np.ndarray | None, timesteps: np.ndarray, mask: np.ndarray) -> Batch:
+        """Views into `rows` `(B, K, O + A + 2)`, in the order of `_tables`."""
+        size = self._observation_size
+        observations = torch.from_numpy(rows[..., :size])
+        if len(self._observation_shape) != 1:
+            observations = observations.reshape(*mask.shape, *self._observation_shape)
+        return Batch(
+            observations,
+            torch.from_numpy(rows[..., size:-2] if actions is None else actions),
+            torch.from_numpy(rows[..., -2]),
+            torch.from_numpy(rows[..., -1]),
+            torch.from_numpy(timesteps),
+            torch.from_numpy(mask),
+        )
+
+
+def _tables(dataset: Dataset, *, with_actions: bool) -> list[np.ndarray]:
+    """Float columns as matrices `(n, size)`: observations, actions (if vectors), rewards, returns-to-go."""
+    columns = [dataset.observations.reshape(dataset.steps, -1)]
+    if with_actions:
+        columns.append(dataset.actions)
+    columns += [dataset.rewards[:, None], dataset.returns_to_go[:, None]]
+    # A plain view: the memmap subclass costs microseconds per call.
+    columns = [np.asarray(column).view(np.ndarray) for column in columns]
+    if sum(column.nbytes for column in columns) > _PACK_BYTES:
+        return columns
+    return [np.concatenate(columns, axis=1)]
