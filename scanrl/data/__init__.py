@@ -35,7 +35,7 @@ class Format(NamedTuple):
     """A kind of file `load` reads.
 
     Attributes:
-        module: imported in the child process only; its `read(path, *, limit, **options)` returns a `Dataset`.
+        module: imported in the child process only; its `read(path, *, name, limit, **options)` returns a `Dataset`.
             `None` for our own store.
         about: one line for tables and help.
         options: names `load` accepts for it.

@@ -27,11 +27,12 @@ _NAMES = {
 }
 
 
-def read(path: Path, *, limit: int, tail: str = "keep", env_id: str | None = None) -> Dataset:
+def read(path: Path, *, name: str, limit: int, tail: str = "keep", env_id: str | None = None) -> Dataset:
     """Episodes cut at `terminals` or `timeouts`.
 
     Args:
         path: an HDF5 file.
+        name: of the dataset, and what errors call the file.
         limit: bytes the columns may take; compared with the declared sizes before anything is allocated.
         tail: `"keep"` marks steps after the last cut as a truncated episode, `"drop"` leaves them out.
         env_id: Gymnasium id; by default the file's attribute `env_id`, where it has one.
@@ -42,21 +43,25 @@ def read(path: Path, *, limit: int, tail: str = "keep", env_id: str | None = Non
     import h5py
 
     with h5py.File(path, "r") as file:
-        members = {field: local_dataset(path.name, file, name) for field, name in _NAMES.items()}
-        for field, name in _NAMES.items():
+        members = {field: local_dataset(name, file, member) for field, member in _NAMES.items()}
+        for field, member in _NAMES.items():
             if members[field] is None and field != "truncations":
-                raise DataError(f"{path.name}: {name}: {_missing(name, list(file))}")
-        following = local_dataset(path.name, file, "next_observations")
-        declare(path.name, {_NAMES[k]: v for k, v in members.items() if v is not None}, limit)
-        _check_lengths(path.name, {**members, "next_observations": following})
+                raise DataError(f"{name}: {member}: {_missing(member, list(file))}")
+        following = local_dataset(name, file, "next_observations")
+        declare(name, {_NAMES[k]: v for k, v in members.items() if v is not None}, limit)
+        _check_lengths(name, {**members, "next_observations": following})
         arrays: dict[str, Any] = {k: v if v is None else _load(v) for k, v in members.items()}
-        found = file.attrs.get("env_id")
-        env_id = env_id or (str(found) if isinstance(found, str | bytes) else None)
-    return Dataset.from_arrays(**arrays, tail=tail, env_id=env_id, name=path.name)
+        env_id = env_id or _text(file.attrs.get("env_id"))
+    return Dataset.from_arrays(**arrays, tail=tail, env_id=env_id, name=name)
 
 
-def local_dataset(file: str, group: Any, name: str) -> Any:
+def local_dataset(file: str, group: Any, name: str, *, place: str | None = None, numbers: bool = True) -> Any:
     """The HDF5 dataset `name` of `group`, or `None` if there is none.
+
+    Args:
+        file: what errors call the file.
+        place: what errors call the dataset, instead of `name`.
+        numbers: whether strings and objects are refused.
 
     Raises:
         DataError: it is a link, keeps its data outside the file (which could be any file of the user), or is
@@ -64,19 +69,20 @@ def local_dataset(file: str, group: Any, name: str) -> Any:
     """
     import h5py
 
+    place = f"{file}: {place or name}"
     if name not in group.keys():  # noqa: SIM118 (`in group` would follow links)
         return None
     link = group.get(name, getlink=True)
     if not isinstance(link, h5py.HardLink):
-        raise DataError(f"{file}: {name}: expected data in the file itself, got a {type(link).__name__}")
+        raise DataError(f"{place}: expected data in the file itself, got a {type(link).__name__}")
     found = group[name]
     if not isinstance(found, h5py.Dataset):
-        raise DataError(f"{file}: {name}: expected an array, got a {type(found).__name__.lower()}")
+        raise DataError(f"{place}: expected an array, got a {type(found).__name__.lower()}")
     if found.is_virtual or found.external:
         kind = "a virtual dataset" if found.is_virtual else "external storage"
-        raise DataError(f"{file}: {name}: expected data in the file itself, got {kind}")
-    if found.shape is None or found.ndim == 0 or found.dtype.kind not in "fiub":
-        raise DataError(f"{file}: {name}: expected an array of numbers, got {found.dtype} {found.shape}")
+        raise DataError(f"{place}: expected data in the file itself, got {kind}")
+    if numbers and (not found.shape or found.dtype.kind not in "fiub"):
+        raise DataError(f"{place}: expected an array of numbers, got {found.dtype} {found.shape}")
     return found
 
 
@@ -98,6 +104,12 @@ def declare(file: str, arrays: dict[str, Any], limit: int) -> None:
                 f"{file}: {name}: expected at most {limit / 2**30:.3g} GiB in all, got {total / 2**30:.3g} GiB "
                 f"declared by shape {tuple(array.shape)} (raise memory_gib if this is right)"
             )
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value) if isinstance(value, str) else None
 
 
 def _missing(name: str, present: list[str]) -> str:

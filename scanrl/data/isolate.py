@@ -17,7 +17,7 @@ from typing import Any
 
 from scanrl.types import DataError
 
-__all__ = ["main", "read_isolated"]
+__all__ = ["attempt", "main", "read_isolated"]
 
 _RESULT = "result.json"
 _STORE = "store"
@@ -41,7 +41,7 @@ def read_isolated(
     memory_gib: float = 4.0,
     timeout: float = 60.0,
 ) -> Path:
-    """Let `module.read(source, limit=..., **options)` write a store in a child process; returns the store's folder.
+    """Let `module.read(source, name=..., limit=..., **options)` write a store in a child process; returns the store's folder.
 
     Args:
         module: reader module, e.g. `scanrl.data.d4rl`.
@@ -98,17 +98,22 @@ def main() -> None:
     """The child: one request on stdin, a store or an error line in the request's folder."""
     request = json.loads(sys.stdin.buffer.read())
     _limit(request["memory"])
-    error = None
+    Path(request["folder"], _RESULT).write_text(json.dumps({"error": attempt(request)}))
+
+
+def attempt(request: dict[str, Any]) -> str | None:
+    """Convert as `request` says; the error as one line, `None` if there was none."""
+    name = request["name"]
     try:
         _convert(request)
     except DataError as refused:
-        error = str(refused)
+        return str(refused)
     except MemoryError:
-        error = f"{request['name']}: unreadable (reader needs more than {request['memory'] / 2**30:.3g} GiB)"
+        return f"{name}: unreadable (reader needs more than {request['memory'] / 2**30:.3g} GiB, see memory_gib)"
     except Exception as failed:  # Whatever a damaged file makes its library raise becomes one line.
         reason = " ".join(str(failed).split())[:200]
-        error = f"{request['name']}: unreadable ({type(failed).__name__}: {reason})"
-    Path(request["folder"], _RESULT).write_text(json.dumps({"error": error}))
+        return f"{name}: unreadable ({type(failed).__name__}: {reason})"
+    return None
 
 
 def _limit(memory: int) -> None:
@@ -127,6 +132,7 @@ def _convert(request: dict[str, Any]) -> None:
     from scanrl.data.store import write_store
 
     reader = importlib.import_module(request["module"])
-    dataset = reader.read(Path(request["source"]), limit=request["memory"] * 3 // 4, **request["options"])
+    limit = request["memory"] * 3 // 4
+    dataset = reader.read(Path(request["source"]), name=request["name"], limit=limit, **request["options"])
     dataset.source = request["origin"]
     write_store(dataset, Path(request["folder"], _STORE))

@@ -1,0 +1,108 @@
+"""NumPy archives: flat `observations`, `actions`, `rewards`, `terminations`, and optionally `truncations`, `episode_ids`.
+
+`terminals` and `timeouts` are accepted for `terminations` and `truncations`. Arrays of objects are refused: they are
+pickles, which run code. This module runs in the reading child process (`scanrl.data.isolate`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from scanrl.data.d4rl import declare
+from scanrl.data.dataset import Dataset
+from scanrl.types import DataError
+
+__all__ = ["read"]
+
+_NAMES = {
+    "observations": ("observations",),
+    "actions": ("actions",),
+    "rewards": ("rewards",),
+    "terminations": ("terminations", "terminals"),
+    "truncations": ("truncations", "timeouts"),
+    "episode_ids": ("episode_ids",),
+}
+_OPTIONAL = ("truncations", "episode_ids")
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def read(path: Path, *, name: str, limit: int, tail: str = "keep", env_id: str | None = None) -> Dataset:
+    """Episodes cut where `episode_ids` change, or else at the flags.
+
+    Args:
+        path: an npz file.
+        name: of the dataset, and what errors call the file.
+        limit: bytes the arrays may take; compared with the declared sizes before anything is allocated.
+        tail: `"keep"` marks steps after the last cut as a truncated episode, `"drop"` leaves them out.
+        env_id: Gymnasium id of the environment.
+
+    Raises:
+        DataError: an array is missing, unknown, made of objects, or not of the size the archive states.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = _members(name, archive)
+        headers = {field: _header(name, archive, member) for field, member in members.items()}
+        declare(name, {members[field]: header for field, header in headers.items()}, limit)
+        arrays = {field: _array(name, archive, member) for field, member in members.items()}
+    return Dataset.from_arrays(**arrays, tail=tail, env_id=env_id, name=name)
+
+
+def _members(file: str, archive: zipfile.ZipFile) -> dict[str, str]:
+    """Which member of the archive holds each field, every member accounted for."""
+    present = [name.removesuffix(".npy") for name in archive.namelist()]
+    known = [name for names in _NAMES.values() for name in names]
+    found: dict[str, str] = {}
+    for name in present:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise DataError(f"{file}: {name}: expected one of {known}, got an unknown array{hint}")
+        field = next(field for field, names in _NAMES.items() if name in names)
+        if field in found:
+            raise DataError(f"{file}: {field}: expected one array, got {found[field]!r} and {name!r}")
+        found[field] = name
+    for field, names in _NAMES.items():
+        if field not in found and field not in _OPTIONAL:
+            raise DataError(f"{file}: {names[0]}: expected an array of this name, got only {sorted(present)}")
+    return found
+
+
+def _header(file: str, archive: zipfile.ZipFile, name: str) -> _Header:
+    """Shape and type as the npy header states them, after comparing with the archive's own size of the member."""
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as content:
+        version = np.lib.format.read_magic(content)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if reader is None:
+            raise DataError(f"{file}: {name}: expected npy version 1.0 or 2.0, got {version}")
+        shape, _, dtype = reader(content)
+        offset = content.tell()
+    if dtype.hasobject:
+        raise DataError(f"{file}: {name}: expected numbers, got objects (a pickle, which could run code)")
+    declared = math.prod(shape) * dtype.itemsize
+    if declared != entry.file_size - offset:
+        raise DataError(f"{file}: {name}: expected {declared} bytes for shape {shape}, got {entry.file_size - offset}")
+    return _Header(shape, dtype)
+
+
+def _array(file: str, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as content:
+        array = np.lib.format.read_array(content, allow_pickle=False)
+        _finish(content)
+    return array
+
+
+def _finish(content: IO[bytes]) -> None:
+    """Read to the end: only there does zipfile compare the checksum."""
+    while content.read(1 << 16):
+        pass
