@@ -1,0 +1,145 @@
+/* Vectors of LANES floats and the few functions of them that the scan needs.
+ *
+ * No -ffast-math anywhere: NaN and infinity must come out as they went in.
+ */
+#include <stdint.h>
+#include <string.h>
+#if LANES > 4
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float quad __attribute__((vector_size(16)));
+
+/* The first `lanes` floats at p, zeros behind them. */
+INLINE vec load(const float *p, int lanes) {
+    vec v = {0};
+    if (__builtin_expect(lanes == LANES, 1)) {
+        memcpy(&v, p, sizeof v);
+    } else {
+        for (int i = 0; i < lanes; i++) v[i] = p[i];
+    }
+    return v;
+}
+
+INLINE void store(float *p, vec v, int lanes) {
+    if (__builtin_expect(lanes == LANES, 1)) {
+        memcpy(p, &v, sizeof v);
+    } else {
+        for (int i = 0; i < lanes; i++) p[i] = v[i];
+    }
+}
+
+/* mask ? a : b, lane by lane; a comparison gives the mask. */
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+/* Limits that let NaN through. */
+INLINE vec at_least(vec x, float low) {
+#if LANES == 16
+    return (vec)_mm512_max_ps(_mm512_set1_ps(low), (__m512)x);
+#elif LANES == 8
+    return (vec)_mm256_max_ps(_mm256_set1_ps(low), (__m256)x);
+#else
+    vec limit = (vec){0} + low;
+    return choose(x < limit, limit, x);
+#endif
+}
+
+INLINE vec at_most(vec x, float high) {
+#if LANES == 16
+    return (vec)_mm512_min_ps(_mm512_set1_ps(high), (__m512)x);
+#elif LANES == 8
+    return (vec)_mm256_min_ps(_mm256_set1_ps(high), (__m256)x);
+#else
+    vec limit = (vec){0} + high;
+    return choose(x > limit, limit, x);
+#endif
+}
+
+/* Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum. */
+#define ROUND 12582912.0f
+
+/* 2^x with relative error 1.5e-7; exactly 1 at 0. It is half of all the work of a scan.
+ * 2^f is a polynomial for |f| <= 1/2 (minimax, the constant term fixed to 1), the integer part is the exponent.
+ * AVX-512 has instructions for both ends; elsewhere the exponent is added to the bits and the smallest result is 2^-125. */
+INLINE vec exp2_lanes(vec x) {
+#if LANES == 16
+    vec f = (vec)_mm512_reduce_ps((__m512)x, 8); /* x - nearest integer, 0 for infinity */
+#else
+    x = at_most(at_least(x, -125.0f), 127.0f);
+    vec shifted = x + ROUND;
+    vec f = x - (shifted - ROUND);
+#endif
+    vec p = f * 1.32647273e-3f + 9.67151273e-3f;
+    p = p * f + 5.55073374e-2f;
+    p = p * f + 2.40222421e-1f;
+    p = p * f + 6.93146978e-1f;
+    p = p * f + 1.0f;
+#if LANES == 16
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
+#else
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+#endif
+}
+
+/* e^x for x <= 0 with relative error below 2e-7 down to the denormals. Twice per channel and token, so it may take longer:
+ * ln 2 in two parts keeps the remainder exact, two factors keep the exponent of tiny results in range. */
+INLINE vec exp_negative(vec x) {
+    x = at_least(x, -104.0f);
+    vec shifted = x * 1.44269504f + ROUND;
+    vec n = shifted - ROUND;
+    vec f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec p = f * 1.38146021e-3f + 8.36871525e-3f;
+    p = p * f + 4.16683879e-2f;
+    p = p * f + 1.66665206e-1f;
+    p = p * f + 4.99999934e-1f;
+    p = p * f + 1.0f;
+    p = p * f + 1.0f;
+    ivec whole = (ivec)shifted - (ivec)((vec){0} + ROUND);
+    ivec half = whole >> 1;
+    return p * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
+}
+
+/* 1 / (1 + e^-x) and, on request, log(1 + e^x): both from one e^-|x|.
+ * log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3, is accurate relative to its own size also where e is tiny. */
+INLINE vec sigmoid_softplus(vec x, vec *softplus) {
+    vec zero = {0};
+    vec e = exp_negative(choose(x > zero, -x, x));
+    vec sigmoid = choose(x > zero, zero + 1.0f, e) / (e + 1.0f);
+    if (softplus) {
+        vec s = e / (e + 2.0f), s2 = s * s;
+        vec p = s2 * 1.21447801e-1f + 1.07153701e-1f;
+        p = p * s2 + 1.43082984e-1f;
+        p = p * s2 + 1.99994442e-1f;
+        p = p * s2 + 3.33333378e-1f;
+        p = p * s2 + 1.0f;
+        *softplus = choose(x > zero, x, zero) + 2.0f * s * p;
+    }
+    return sigmoid;
+}
+
+/* The sums over the lanes of four vectors. */
+INLINE quad sums4(vec a, vec b, vec c, vec d) {
+#if LANES == 16
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps((__m512)a, (__m512)b), _mm512_unpackhi_ps((__m512)a, (__m512)b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps((__m512)c, (__m512)d), _mm512_unpackhi_ps((__m512)c, (__m512)d));
+    __m512d lo = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd), hi = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+    __m512 all = _mm512_add_ps((__m512)lo, (__m512)hi);
+    __m256 two = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return (quad)_mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1));
+#elif LANES == 8
+    __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
+    __m256 all = _mm256_hadd_ps(ab, cd);
+    return (quad)_mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+#else
+    quad r;
+    for (int i = 0; i < 4; i++) {
+        vec v = i == 0 ? a : i == 1 ? b : i == 2 ? c : d;
+        r[i] = (v[0] + v[1]) + (v[2] + v[3]);
+    }
+    return r;
+#endif
+}

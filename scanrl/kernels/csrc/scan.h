@@ -1,0 +1,61 @@
+/* What the Python module (native.c) and the three builds of the kernel (kernel.h) share.
+ *
+ * Symbols: L tokens, E channels, N states per channel. All numbers are float32.
+ * The state of one row is stored as (N, E): neighbouring channels fill a vector, whatever N is.
+ */
+#ifndef SCANRL_SCAN_H
+#define SCANRL_SCAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Steps between two stored states. The backward pass recomputes this many steps at a time. */
+enum { CHUNK = 16 };
+
+/* A (B, L, *) array whose last axis is contiguous; strides count elements. */
+typedef struct {
+    const float *at;
+    int64_t row, step;
+} Rows;
+
+typedef struct {
+    int64_t length, channels, states, softplus;
+    Rows u, dt, z;         /* (B, L, E); z.at may be NULL: no gate */
+    Rows B, C;             /* (B, L, N) */
+    const float *A;        /* (N, E), times log2(e) */
+    const float *D, *bias; /* (E) or NULL */
+    const float *h0;       /* (B, N, E) or NULL: zeros */
+} Inputs;
+
+typedef struct {
+    Inputs in;
+    float *y;           /* (B, L, E) */
+    float *h;           /* (B, N, E): the running state, at the end the last one */
+    float *checkpoints; /* (B, chunks, N, E): the state before every chunk; NULL: not wanted */
+} Forward;
+
+typedef struct {
+    Inputs in;
+    const float *checkpoints;
+    Rows dy;
+    const float *dh_last; /* (B, N, E) or NULL */
+    float *du, *ddt, *dz; /* (B, L, E); dz may be NULL */
+    float *dB, *dC;       /* (B, L, padded N), zeroed: channels add up here */
+    float *dchannel;      /* (N + 2, E), zeroed: rows of the batch add up dA (N), dD, dbias here */
+    float *dh;            /* (B, N, E): the running gradient of the state, at the end that of h0 */
+} Backward;
+
+/* One build of kernel.h. A call handles `lanes` channels of one row of the batch over all tokens. */
+typedef struct {
+    const char *name;
+    int lanes, tile; /* channels per vector; states held in registers at a time */
+    void (*forward)(const Forward *, int64_t row, int64_t block);
+    void (*backward)(const Backward *, int64_t row, int64_t block);
+} Kernel;
+
+extern const Kernel scanrl_portable;
+#if defined(__x86_64__)
+extern const Kernel scanrl_avx2, scanrl_avx512;
+#endif
+
+#endif

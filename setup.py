@@ -1,0 +1,40 @@
+"""The one part of the build that pyproject.toml cannot express: the optional C extension.
+
+Without a compiler the package installs all the same and the scan runs on its torch reference.
+"""
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+CSRC = "scanrl/kernels/csrc"
+
+
+class BuildScan(build_ext):
+    """Builds with OpenMP where the compiler has it, else for one thread."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except (CompileError, LinkError):
+            ext.extra_compile_args = [a for a in ext.extra_compile_args if a != "-fopenmp"]
+            ext.extra_link_args = []
+            super().build_extension(ext)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "scanrl.kernels._native",
+            sources=[f"{CSRC}/{name}.c" for name in ("native", "portable", "avx2", "avx512")],
+            depends=[f"{CSRC}/{name}.h" for name in ("scan", "lanes", "kernel")],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden"],
+            extra_link_args=["-fopenmp"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildScan},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
