@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["COLUMNS", "ActionKind", "CorruptFile", "DataError", "Spec", "Stats", "Trajectory"]
+__all__ = ["COLUMNS", "ActionKind", "CorruptFile", "DataError", "Spec", "Trajectory"]
 
 ActionKind = Literal["continuous", "discrete"]
 
@@ -73,40 +73,6 @@ class Spec:
             if mine != theirs:
                 return f"{name}: expected {mine}, got {theirs}"
         return None
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What scaling needs to know about a dataset; fitted once (`scanrl.data.stats.fit`), kept with the weights.
-
-    Attributes:
-        observation_mean: mean of each observation entry (flattened), environment units.
-        observation_std: population deviation of each entry + 1e-6, or 1 where the entry is constant.
-        return_scale: what returns-to-go and rewards are divided by.
-        return_max: highest return of an episode, the default target.
-        return_mean: mean return of the episodes.
-        max_length: longest episode, steps.
-        action_low: lower bound of each action entry, `None` if discrete.
-        action_high: upper bound, likewise.
-    """
-
-    observation_mean: tuple[float, ...]
-    observation_std: tuple[float, ...]
-    return_scale: float
-    return_max: float
-    return_mean: float
-    max_length: int
-    action_low: tuple[float, ...] | None = None
-    action_high: tuple[float, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary; floats keep every bit through JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Stats:
-        """The inverse of `to_json`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,153 @@
+"""Typed configuration: dataclasses to and from plain values and YAML, with dotted overrides and hints for typos.
+
+Every error names the dotted key, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from scanrl.types import DataError
+
+__all__ = ["from_values", "override", "read_yaml", "to_values", "to_yaml"]
+
+T = TypeVar("T")
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """A dataclass as nested dictionaries of plain values (tuples become lists)."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def to_yaml(config: Any) -> str:
+    """The same as YAML text, fields in their order."""
+    return yaml.safe_dump(to_values(config), sort_keys=False, width=100)
+
+
+def from_values(kind: type[T], values: Mapping[str, Any], base: T | None = None, where: str = "") -> T:
+    """Build the dataclass `kind` from nested values; fields not given come from `base`, else from their defaults.
+
+    Raises:
+        DataError: an unknown key (with the nearest known one), a wrong type, or a value the dataclass refuses.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # kind is a dataclass
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{where}{key}"
+        if key not in fields:
+            raise DataError(f"{dotted}: expected one of {', '.join(fields)}, got {key!r}{_hint(str(key), fields)}")
+        nested = getattr(base, key, None)
+        given[key] = _checked(hints[key], value, dotted, nested)
+    if base is not None:
+        return dataclasses.replace(base, **given)  # type: ignore[type-var]
+    missing = [n for n, f in fields.items() if n not in given and _required(f)]
+    if missing:
+        raise DataError(f"{where}{missing[0]}: expected a value, got none")
+    return kind(**given)
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy with dotted keys replaced, e.g. `{"model.width": 128, "train.seed": 1}`. Raises as `from_values`."""
+    nested: dict[str, Any] = {}
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return from_values(type(config), nested, config)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read without any object construction.
+
+    Raises:
+        DataError: the file is missing, is not YAML, uses tags, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable YAML file, got: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected plain YAML, got: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_values(value)
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _hint(key: str, known: Mapping[str, Any]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _checked(kind: Any, value: Any, where: str, base: Any) -> Any:
+    """`value` as the annotated type, or a `DataError` that names `where`."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise _mismatch(where, "a mapping", value)
+        return from_values(typing.cast(type, kind), value, base, f"{where}.")
+    if origin in (typing.Union, types.UnionType):
+        return _union(args, value, where, base)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            hint = _hint(str(value), {str(a): a for a in args})
+            raise DataError(f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}{hint}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _mismatch(where, "a list", value)
+        return tuple(_checked(args[0], v, f"{where}[{i}]", None) for i, v in enumerate(value))
+    return _scalar(kind, value, where)
+
+
+def _union(args: tuple[Any, ...], value: Any, where: str, base: Any) -> Any:
+    if value is None and type(None) in args:
+        return None
+    kinds = [a for a in args if a is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _checked(kind, value, where, base)
+        except DataError:
+            continue
+    return _checked(kinds[-1], value, where, base)
+
+
+def _scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            raise _mismatch(where, "float", value) from None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _mismatch(where, kind.__name__, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _mismatch(where, "a finite number", value)
+    return value
+
+
+def _mismatch(where: str, expected: str, value: Any) -> DataError:
+    return DataError(f"{where}: expected {expected}, got {value!r}")

@@ -1,0 +1,62 @@
+"""What the command draws on a terminal: the training bar. Rich is imported only when something is drawn."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+__all__ = ["TrainingBar"]
+
+
+class TrainingBar:
+    """A live line: updates done, loss, updates per second, time left. Draws nothing unless asked."""
+
+    def __init__(self, total: int, done: int, label: str, shown: bool) -> None:
+        self._bar = _rich_bar() if shown else None
+        if self._bar is not None:
+            self._task = self._bar.add_task(label, total=total, completed=done, loss="", note="")
+            self._loss: float | None = None
+
+    def __enter__(self) -> TrainingBar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, step: int, loss: float) -> None:
+        """Show that `step` updates are done; `loss` is smoothed for the eye."""
+        if self._bar is not None:
+            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+            self._bar.update(self._task, completed=step, loss=f"loss {self._loss:.4f}", note="")
+
+    def note(self, text: str) -> None:
+        """Say what goes on instead of training."""
+        if self._bar is not None:
+            self._bar.update(self._task, note=text)
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class Speed(TextColumn):
+        def render(self, task: Any) -> Any:
+            task.fields["speed"] = f"{task.speed:.0f} steps/s" if task.speed else ""
+            return super().render(task)
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        Speed("{task.fields[speed]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=Console(file=sys.stderr),
+        refresh_per_second=4,
+    )

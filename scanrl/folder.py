@@ -1,0 +1,165 @@
+"""Folders that exist whole or not at all: written beside their place, flushed, renamed, and checked byte for byte.
+
+Both the dataset store and the checkpoint are such folders. `manifest.json` names every file with size and sha256, carries
+fields of the caller, and a sha256 of itself, so that any flipped bit, cut or missing file is found and named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scanrl.types import CorruptFile, DataError
+
+__all__ = ["MANIFEST", "check_file", "read_manifest", "replace_folder", "sync", "verify_folder", "write_folder"]
+
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 24  # bytes; a larger one is not ours
+
+Writer = Callable[[Path], None]
+"""Writes one file at the path it is given."""
+
+
+def write_folder(path: Path, kind: str, version: int, fields: Mapping[str, Any], files: Mapping[str, Writer]) -> None:
+    """Write `files` (relative name -> writer) and a manifest to a new folder `path`, atomically.
+
+    Args:
+        path: the folder; replaced if it exists (the caller decides whether it may be).
+        kind: what the folder is, checked when it is read.
+        version: format version; readers refuse newer ones.
+        fields: JSON values for the manifest.
+        files: called in order, each with the path to write.
+
+    Raises:
+        OSError: the disk refused; whatever was at `path` is still there and nothing else is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        entries = {}
+        for name, write in files.items():
+            file = folder / name
+            file.parent.mkdir(exist_ok=True)
+            write(file)
+            sync(file)
+            entries[name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        manifest = {**fields, "format": kind, "version": version, "files": entries}
+        (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
+        sync(folder / MANIFEST)
+        for inner in {(folder / name).parent for name in files} | {folder}:
+            sync(inner)
+        replace_folder(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
+def replace_folder(folder: Path, path: Path) -> None:
+    """Give `folder` the name `path`; an old folder of that name is moved aside just before and removed after."""
+    if not (path.is_dir() and any(path.iterdir())):
+        os.rename(folder, path)
+        return
+    aside = path.parent / f".{path.name}.old-{os.getpid()}"
+    os.rename(path, aside)
+    try:
+        os.rename(folder, path)
+    except BaseException:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def verify_folder(path: Path, kind: str, version: int, expected: Iterable[str], *, digests: bool = True) -> dict[str, Any]:
+    """The manifest of a folder whose files are what it says.
+
+    Args:
+        expected: names of the files that must be there, and no others.
+        digests: compare the sha256 of every file, not only its size.
+
+    Raises:
+        CorruptFile: a file is missing, altered, cut short or a link; the message names it.
+        DataError: `path` is no such folder, or a newer release wrote it.
+    """
+    expected = sorted(expected)
+    manifest = read_manifest(path, kind, version)
+    entries = manifest["files"] if isinstance(manifest.get("files"), dict) else {}
+    if sorted(entries) != expected:
+        raise CorruptFile(f"{path / MANIFEST}: files: expected {expected}, got {sorted(entries)}")
+    for name in expected:
+        check_file(path / name, entries[name], digests)
+    return manifest
+
+
+def read_manifest(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """The manifest's fields, its own sha256 verified."""
+    file = path / MANIFEST
+    if not path.is_dir() or not (file.exists() or file.is_symlink()):
+        raise DataError(f"{path}: expected a {kind} (a folder with {MANIFEST}), got none")
+    _check_plain(file)
+    if file.stat().st_size > MANIFEST_LIMIT:
+        raise CorruptFile(f"{file}: expected at most {MANIFEST_LIMIT} bytes, got {file.stat().st_size}")
+    content = file.read_bytes()
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        raise CorruptFile(f"{file}: expected JSON, got something else") from None
+    if not isinstance(fields, dict) or fields.get("format") != kind:
+        raise CorruptFile(f"{file}: format: expected {kind!r}, got something else")
+    found = fields.get("version")
+    if isinstance(found, int) and found > version:
+        raise DataError(f"{file}: version: expected at most {version}, got {found} (written by a newer scanrl)")
+    if _manifest_bytes(fields) != content:
+        raise CorruptFile(f"{file}: expected the sha256 it states, got other contents")
+    return fields
+
+
+def check_file(file: Path, entry: Mapping[str, Any], digest: bool) -> None:
+    """Compare one file with its manifest entry."""
+    _check_plain(file)
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise CorruptFile(f"{file}: expected {entry['bytes']} bytes, got {size}")
+    if digest and (found := _digest(file)) != entry["sha256"]:
+        raise CorruptFile(f"{file}: sha256: expected {entry['sha256'][:12]}…, got {found[:12]}…")
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the renames within a folder, survive a power cut; systems that cannot open a folder pass."""
+    with contextlib.suppress(PermissionError, IsADirectoryError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _check_plain(file: Path) -> None:
+    """A link could point anywhere, a pipe would block."""
+    try:
+        mode = file.lstat().st_mode
+    except OSError:
+        raise CorruptFile(f"{file}: expected a file, got none") from None
+    if not stat.S_ISREG(mode):
+        raise CorruptFile(f"{file}: expected a regular file, got {'a link' if stat.S_ISLNK(mode) else 'another kind'}")
+
+
+def _manifest_bytes(fields: Mapping[str, Any]) -> bytes:
+    # The manifest carries its own sha256 and is compared byte for byte, so that a flipped bit in it shows too.
+    body = {k: v for k, v in fields.items() if k != "sha256"}
+    text = json.dumps(body, indent=1, sort_keys=True)
+    return json.dumps({**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=1, sort_keys=True).encode()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

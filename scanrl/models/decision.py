@@ -1,0 +1,112 @@
+"""`DecisionModel`: tokens, a stack of mixers, a head. Every paper's model is this class with another config.
+
+Symbols: `B` batch, `T` steps, `M` tokens per step, `L = T*M` tokens, `D` width, `A` action size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scanrl.batch import Batch
+from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, Stack, State, Tokens
+from scanrl.nn.mamba import Mamba
+from scanrl.data.stats import Stats
+from scanrl.types import DataError, Spec
+
+__all__ = ["DecisionModel"]
+
+WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family inherited
+
+
+class DecisionModel(nn.Module):
+    """A policy as a sequence model: tokens of `(R, s, a, r)` in, an action at every `s` out.
+
+    `forward` and `loss` read a whole batch of windows; `feed` reads one token of a stream. Both make the same tokens and
+    run the same mixers, so acting step by step equals the training forward on the same history.
+
+    Args:
+        config: the shape of the network.
+        spec: shapes and kinds of observations and actions.
+        stats: statistics of the training data, applied in `Tokens`.
+        seed: seed of the initial weights.
+
+    Raises:
+        DataError: if the config names an unknown mixer, or a head that does not serve the spec's kind of action.
+    """
+
+    def __init__(self, config: ModelConfig, spec: Spec, stats: Stats, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.spec, self.stats = config, spec, stats
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.tokens = Tokens(config, spec, stats)
+            self.stack = Stack(config, MIXERS)
+            self.norm = nn.LayerNorm(config.width)
+            self.head = _head(config, spec)
+            self.extras = _reference_extras(config, spec) if config.reference_extras else None
+            self.apply(_initialise)
+
+    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
+        """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token."""
+        hidden, state = self.stack(self.tokens(batch), state)
+        at_observation = hidden[:, self.config.layout.index("s") :: self.config.period]
+        return self.norm(at_observation), state
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The head's loss, averaged over valid steps only."""
+        hidden, _ = self(batch)
+        return self.head.loss(hidden, self.tokens.scale_actions(batch.actions), batch.mask)
+
+    def actions(self, batch: Batch) -> Tensor:
+        """Predicted actions in environment units for every step of a batch, `(B, T, A)` or `(B, T)`."""
+        hidden, _ = self(batch)
+        flat = self.head.act(hidden.flatten(0, 1))
+        return self.tokens.unscale_actions(flat).unflatten(0, batch.rewards.shape)
+
+    def feed(self, letter: str, values: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token of a stream: raw `values` `(B, ...)` of `letter` at `timesteps` `(B,)`; hidden `(B, D)` and state."""
+        return self.stack.step(self.tokens.embed(letter, values, timesteps), state)
+
+    def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions in environment units from the stack's output `(B, D)` at an observation token."""
+        return self.tokens.unscale_actions(self.head.act(self.norm(hidden), generator))
+
+    def initial_state(self, batch: int) -> State:
+        """The state of `batch` streams before their first token."""
+        return self.stack.initial_state(batch)
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def _head(config: ModelConfig, spec: Spec) -> Head:
+    name = config.head
+    if name == "auto":
+        name = "regression" if spec.action_kind == "continuous" else "categorical"
+    if HEADS[name].kind != spec.action_kind:
+        raise DataError(f"model.head: expected a head for {spec.action_kind} actions, got {name!r}")
+    return HEADS[name](config.width, spec.action_size)  # type: ignore[call-arg]  # every head takes (width, size)
+
+
+def _reference_extras(config: ModelConfig, spec: Spec) -> nn.ModuleDict:
+    """The released Decision Transformer's idle parts: state and return heads, and a one-row token table."""
+    return nn.ModuleDict(
+        {
+            "predict_state": nn.Linear(config.width, spec.observation_size),
+            "predict_return": nn.Linear(config.width, 1),
+            "table": nn.Embedding(1, config.width),
+        }
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """GPT-2's initialisation of linear layers and tables; Mamba's step sizes are then set as its config says."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=WEIGHT_STD)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if isinstance(module, Mamba):  # parents come after their children
+        module.reset_dt()
+

@@ -1,0 +1,32 @@
+"""Networks: tokens, mixers, heads. `MIXERS` and `HEADS` are the families; their keys are the names users write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from scanrl.nn.attention import Attention
+from scanrl.nn.config import ModelConfig
+from scanrl.nn.heads import CategoricalHead, GaussianHead, Head, RegressionHead
+from scanrl.nn.local import LocalConv, LocalLinear
+from scanrl.nn.mamba import Mamba
+from scanrl.nn.mixer import MLP, Mixer, Stack, State, replace_rows
+from scanrl.nn.tokens import Tokens
+
+__all__ = ["HEADS", "MIXERS", "Head", "Mixer", "ModelConfig", "Stack", "State", "Tokens", "replace_rows"]
+
+MIXERS: dict[str, Callable[[ModelConfig], Mixer]] = {
+    "attention": Attention,
+    "mamba": Mamba,
+    "mlp": MLP,
+    "conv": partial(LocalConv, split=False),
+    "modal_conv": LocalConv,
+    "dense": partial(LocalLinear, split=False),
+    "modal_linear": LocalLinear,
+}
+
+HEADS: dict[str, type[Head]] = {
+    "regression": RegressionHead,
+    "categorical": CategoricalHead,
+    "gaussian": GaussianHead,
+}

@@ -1,0 +1,90 @@
+"""Causal softmax attention over a sliding window of tokens, with a key/value cache for acting.
+
+Symbols: `B` batch, `L` tokens, `D` width, `H` heads, `W` window in tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scanrl.nn.config import ModelConfig
+from scanrl.nn.mixer import Mixer, State
+
+__all__ = ["Attention", "AttentionState"]
+
+
+class AttentionState(NamedTuple):
+    """The last `W - 1` keys and values, newest last, and how many of them are real."""
+
+    keys: Tensor  # (B, H, W-1, D/H)
+    values: Tensor  # (B, H, W-1, D/H)
+    count: Tensor  # (B,) int64
+
+
+class Attention(Mixer):
+    """Multi-head self-attention: token `t` sees tokens `t-W+1 .. t`, where `W = context * M` (one training window).
+
+    Within one training window this is plain causal attention; the window only bounds the cache when acting.
+
+    Reference: Vaswani et al. 2017, arXiv 1706.03762; in GPT-2's form as used by Chen et al. 2021, arXiv 2106.01345.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.window = config.context * config.period
+        self.dropout_rate = config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        length = x.shape[1]
+        q, k, v = self._project(x)
+        if state is None and length <= self.window:
+            y = self._attend(q, k, v, None)
+            return self._merge(y), self._remember(k, v, torch.zeros_like(x[:, 0, 0], dtype=torch.int64))
+        cache = cast(AttentionState, self.initial_state(len(x)) if state is None else state)
+        k, v = torch.cat([cache.keys.to(k.dtype), k], 2), torch.cat([cache.values.to(v.dtype), v], 2)
+        y = self._attend(q, k, v, self._mask(length, cache.count))
+        return self._merge(y), self._remember(k, v, cache.count, length)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.forward(x[:, None], state)
+        return y[:, 0], state
+
+    def initial_state(self, batch: int) -> AttentionState:
+        weight = self.out.weight
+        empty = weight.new_zeros(batch, self.heads, self.window - 1, weight.shape[0] // self.heads)
+        return AttentionState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=weight.device))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        rate = self.dropout_rate if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=mask is None)
+
+    def _merge(self, y: Tensor) -> Tensor:
+        return self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+
+    def _mask(self, length: int, count: Tensor) -> Tensor:
+        """`(B, 1, L, W-1+L)`: true where query `i` may see cache slot or token `j`."""
+        memory = self.window - 1
+        j = torch.arange(memory + length, device=count.device)
+        behind = torch.arange(length, device=count.device)[:, None] + memory - j  # tokens between key and query
+        real = j >= memory - count[:, None]
+        return ((behind >= 0) & (behind < self.window) & real[:, None])[:, None]
+
+    def _remember(self, k: Tensor, v: Tensor, count: Tensor, length: int | None = None) -> AttentionState:
+        memory = self.window - 1
+        new = k.shape[2] if length is None else length
+        if k.shape[2] < memory:  # a first chunk shorter than the cache
+            k, v = (F.pad(t, (0, 0, memory - t.shape[2], 0)) for t in (k, v))
+        start = k.shape[2] - memory
+        return AttentionState(k[:, :, start:], v[:, :, start:], (count + new).clamp(max=memory))

@@ -1,0 +1,87 @@
+"""`ModelConfig`: every choice that shapes a network, in one flat dataclass.
+
+Field docstrings carry unit and meaning; the command line's help is made from them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from scanrl.types import DataError
+
+__all__ = ["Activation", "DtInit", "HeadName", "InnerMixer", "ModelConfig"]
+
+Activation = Literal["relu", "gelu", "silu"]
+HeadName = Literal["auto", "regression", "categorical", "gaussian"]
+InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
+DtInit = Literal["official", "gpt2_reset"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a decision model is made of; `scanrl.models.recipes` has one function per paper that returns one."""
+
+    pattern: str = "(modal_conv mamba)*3"
+    """The stack: names from MIXERS, repeats as `(...)*3`; `mamba:none` drops the residual, `mamba:post` adds the
+    normalised input instead of the raw one."""
+    layout: str = "Rsa"
+    """Order of the tokens of one step: R return-to-go, s observation, a action, r reward."""
+    width: int = 64
+    """Model width D."""
+    context: int = 8
+    """Training window, environment steps. Attention also remembers this many steps when it acts recurrently."""
+    head: HeadName = "auto"
+    """Action head: auto takes regression (tanh, squared error) for continuous actions, categorical for discrete."""
+    time_embedding: bool = False
+    """Add a learned embedding of the step index within the episode to every token of the step."""
+    max_length: int = 1000
+    """Rows of the time embedding table, environment steps; later steps share the last row."""
+    dropout: float = 0.1
+    """Probability of dropping an entry of the token embeddings, of attention and of MLP outputs."""
+    heads: int = 1
+    """Attention heads; must divide the width."""
+    mlp_ratio: int = 4
+    """Hidden width of the MLP, as a multiple of D."""
+    activation: Activation = "gelu"
+    """Nonlinearity of the MLP."""
+    window: int = 6
+    """Reach of the local mixers (conv, modal_conv, dense, modal_linear), tokens, the present one included."""
+    expand: int = 2
+    """Inner width of Mamba, E, as a multiple of D."""
+    state_size: int = 16
+    """State entries per Mamba channel, N."""
+    inner_mixer: InnerMixer = "conv4"
+    """What mixes tokens inside Mamba before the scan: its own 4-tap convolution, none, or a local mixer at width E."""
+    dt_init: DtInit = "official"
+    """Step sizes of Mamba at the start: official draws them from 1e-3 to 1e-1 per token; gpt2_reset starts all at
+    softplus(0) = 0.69, as released decision-Mamba code does by overwriting the bias."""
+    share_norms: bool = False
+    """One LayerNorm per position of the repeated group, shared by all repeats."""
+    reference_extras: bool = False
+    """Carry parameters of the released code that no output depends on, so that parameter counts match it."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "context", "max_length", "heads", "mlp_ratio", "window", "expand", "state_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise DataError(f"model.dropout: expected a value in [0, 1), got {self.dropout}")
+        if not re.fullmatch(r"(?!.*(.).*\1)[Rsar]+", self.layout) or "s" not in self.layout:
+            raise DataError(f"model.layout: expected distinct letters of R, s, a, r with an s, got {self.layout!r}")
+        if not set(self.layout[: self.layout.index("s")]) <= {"R"}:
+            # An action or reward before the observation would be this step's: unknown when the policy acts.
+            raise DataError(f"model.layout: expected only R before s, got {self.layout!r}")
+        if self.width % self.heads:
+            raise DataError(f"model.heads: expected a divisor of the width {self.width}, got {self.heads}")
+
+    @property
+    def period(self) -> int:
+        """Tokens per environment step, M."""
+        return len(self.layout)
+
+    @property
+    def inner_width(self) -> int:
+        """Channels of the scan, E."""
+        return self.expand * self.width

@@ -1,0 +1,176 @@
+"""`Mixer`: a causal map of a token sequence in two forms that must agree, and `Stack`, a pattern of them.
+
+Symbols: `B` batch, `L` tokens, `D` width. Sequences are `(B, L, D)`.
+
+A mixer's state is a (possibly nested, possibly empty) tuple of tensors whose first axis is the batch, so that any row
+can be restarted without knowing the mixer (`replace_rows`). Nothing is ever updated in place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scanrl.nn.config import Activation, ModelConfig
+from scanrl.types import DataError
+
+__all__ = ["MLP", "Mixer", "Stack", "State", "Term", "activate", "parse_pattern", "replace_rows"]
+
+State = tuple[Any, ...]
+"""A tree of tensors; `()` for a mixer without memory."""
+
+Residual = Literal["pre", "post", "none"]
+
+
+class Mixer(nn.Module, ABC):
+    """A causal token mixer of `(B, L, D) -> (B, L, D)`.
+
+    Laws, tested for every member of `MIXERS`: `forward` over a sequence equals `step` over its tokens and `forward` over
+    its parts with the state carried; no output depends on a later input; gradients reach every parameter.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Outputs `(B, L, D)` of a chunk, and the state after it; `None` starts from `initial_state`."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Output `(B, D)` of one token, and the new state."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token, for `batch` rows."""
+
+
+def replace_rows(state: State, rows: Tensor, other: State) -> State:
+    """`other` where `rows` `(B,)` bool is true, `state` elsewhere, through the whole tree."""
+    if isinstance(state, Tensor):
+        return cast(State, torch.where(rows.view(-1, *(1,) * (state.ndim - 1)), cast(Tensor, other), state))
+    parts = [replace_rows(a, rows, b) for a, b in zip(state, other, strict=True)]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def activate(x: Tensor, name: Activation) -> Tensor:
+    """The named nonlinearity."""
+    return {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[name](x)
+
+
+class MLP(Mixer):
+    """Position-wise `W2 act(W1 x)` with hidden width `mlp_ratio * D`; a mixer whose state is empty."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.width, config.mlp_ratio * config.width)
+        self.down = nn.Linear(config.mlp_ratio * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return self.dropout(self.down(activate(self.up(x), self.activation))), ()
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.forward(x)
+
+    def initial_state(self, batch: int) -> State:
+        return ()
+
+
+class Term(NamedTuple):
+    """One mixer of a parsed pattern. `slot` is its place within the repeated group (norms may be shared by slot)."""
+
+    name: str
+    residual: Residual
+    slot: int
+
+
+def parse_pattern(pattern: str, known: tuple[str, ...]) -> list[Term]:
+    """The terms of `"(modal_conv mamba:none)*3 mlp"`, repeats unrolled.
+
+    Raises:
+        DataError: if the text does not parse or names no member of `known` (the nearest one is given).
+    """
+    terms: list[Term] = []
+    rest = pattern.strip()
+    while rest:
+        found = re.match(r"(?:\(([^()]*)\)(?:\*(\d+))?|([\w:]+)(?:\*(\d+))?)(?:\s+|$)", rest)
+        if not found:
+            raise DataError(f"model.pattern: expected names and (groups)*N, got {rest!r}")
+        group, group_count, name, name_count = found.groups()
+        words = group.split() if group is not None else [name]
+        for _ in range(int(group_count or name_count or 1)):
+            terms += [_term(word, slot, known) for slot, word in enumerate(words)]
+        rest = rest[found.end() :]
+    if not terms:
+        raise DataError("model.pattern: expected at least one mixer, got nothing")
+    return terms
+
+
+def _term(word: str, slot: int, known: tuple[str, ...]) -> Term:
+    name, _, residual = word.partition(":")
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"model.pattern: expected one of {', '.join(known)}, got {name!r}{hint}")
+    if residual not in ("", "pre", "post", "none"):
+        raise DataError(f"model.pattern: {word}: expected residual pre, post or none, got {residual!r}")
+    return Term(name, cast(Residual, residual or "pre"), slot)
+
+
+class Stack(Mixer):
+    """Mixers one after another, each behind a LayerNorm and (unless marked) inside a residual.
+
+    `x + f(LN(x))` for `pre`, `LN(x) + f(LN(x))` for `post`, `f(LN(x))` for `none`.
+    """
+
+    def __init__(self, config: ModelConfig, mixers: dict[str, Any]) -> None:
+        super().__init__()
+        terms = parse_pattern(config.pattern, tuple(mixers))
+        self.residuals = [term.residual for term in terms]
+        self.mixers = nn.ModuleList(mixers[term.name](config) for term in terms)
+        # A shared norm is one module used several times; `norm_of` says which serves which mixer.
+        self.norm_of = [term.slot for term in terms] if config.share_norms else list(range(len(terms)))
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(max(self.norm_of) + 1))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        after: list[State] = []
+        for index, (mixer, norm, residual) in enumerate(self._layers()):
+            normed = norm(x)
+            y, mixer_state = mixer(normed, None if state is None else state[index])
+            x = _join(x, normed, y, residual)
+            after.append(mixer_state)
+        return x, tuple(after)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        after: list[State] = []
+        for (mixer, norm, residual), mixer_state in zip(self._layers(), state, strict=True):
+            normed = norm(x)
+            y, mixer_state = mixer.step(normed, mixer_state)
+            x = _join(x, normed, y, residual)
+            after.append(mixer_state)
+        return x, tuple(after)
+
+    def initial_state(self, batch: int) -> State:
+        return tuple(mixer.initial_state(batch) for mixer, _, _ in self._layers())
+
+    def _layers(self) -> Iterator[tuple[Mixer, nn.Module, Residual]]:
+        for mixer, norm, residual in zip(self.mixers, self.norm_of, self.residuals, strict=True):
+            yield cast(Mixer, mixer), self.norms[norm], residual
+
+
+def _join(x: Tensor, normed: Tensor, y: Tensor, residual: Residual) -> Tensor:
+    if residual == "none":
+        return y
+    return (x if residual == "pre" else normed) + y
+
+
+def uniform_bound(fan_in: int) -> float:
+    """Half-width of torch's default uniform initialisation of a convolution."""
+    return 1.0 / math.sqrt(fan_in)

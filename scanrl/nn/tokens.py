@@ -1,0 +1,102 @@
+"""`Tokens`: from raw observations, actions, rewards and returns-to-go to token embeddings. All scaling happens here.
+
+Symbols: `B` batch, `T` steps, `M` tokens per step, `D` width, `O`/`A` observation/action shape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scanrl.batch import Batch
+from scanrl.nn.config import ModelConfig
+from scanrl.data.stats import Stats
+from scanrl.types import Spec
+
+__all__ = ["Tokens"]
+
+
+class Tokens(nn.Module):
+    """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
+
+    Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
+    their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved as `stats.json`.
+
+    Reference: Chen et al. 2021 (Decision Transformer), arXiv 2106.01345.
+    """
+
+    def __init__(self, config: ModelConfig, spec: Spec, stats: Stats) -> None:
+        super().__init__()
+        self.layout, self.max_length, self.spec = config.layout, config.max_length, spec
+        width, discrete = config.width, spec.action_kind == "discrete"
+        sizes = {"R": 1, "s": spec.observation_size, "a": spec.action_size, "r": 1}
+        self.embeddings = nn.ModuleDict(
+            # ModuleDict keys may not differ by case alone on every file system that stores them; spell them out.
+            {
+                _WORDS[x]: nn.Embedding(sizes[x], width) if x == "a" and discrete else nn.Linear(sizes[x], width)
+                for x in config.layout
+            }
+        )
+        self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.return_scale = stats.return_scale
+        for name, values in _buffers(stats).items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    observation_mean: Tensor
+    observation_std: Tensor
+    action_centre: Tensor
+    action_half: Tensor
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Tokens `(B, T*M, D)` of a batch of windows, in the order of the layout."""
+        columns = {"R": batch.returns_to_go, "s": batch.observations, "a": batch.actions, "r": batch.rewards}
+        tokens = [self._raw(letter, columns[letter], batch.timesteps) for letter in self.layout]
+        return self.dropout(self.norm(torch.stack(tokens, 2).flatten(1, 2)))
+
+    def embed(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
+        """One token `(B, D)` for raw `values` `(B, ...)` of a letter at `timesteps` `(B,)`, as `forward` makes it."""
+        return self.dropout(self.norm(self._raw(letter, values, timesteps)))
+
+    def scale_actions(self, actions: Tensor) -> Tensor:
+        """Environment units to the head's: [-1, 1] for continuous actions, integers unchanged."""
+        if self.spec.action_kind == "discrete":
+            return actions
+        return (actions - self.action_centre) / self.action_half
+
+    def unscale_actions(self, actions: Tensor) -> Tensor:
+        """The inverse of `scale_actions`."""
+        if self.spec.action_kind == "discrete":
+            return actions
+        return actions * self.action_half + self.action_centre
+
+    def _raw(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
+        lead = timesteps.shape
+        match letter:
+            case "s":
+                values = (values.reshape(*lead, -1) - self.observation_mean) / self.observation_std
+            case "a":
+                values = self.scale_actions(values)
+            case _:
+                values = (values / self.return_scale)[..., None]
+        token = self.embeddings[_WORDS[letter]](values)
+        if self.time is not None:
+            token = token + self.time(timesteps.clamp(max=self.max_length - 1))
+        return token
+
+
+_WORDS = {"R": "return_to_go", "s": "observation", "a": "action", "r": "reward"}
+
+
+def _buffers(stats: Stats) -> dict[str, np.ndarray]:
+    low, high = np.zeros(1), np.zeros(1)
+    if stats.action_low is not None and stats.action_high is not None:
+        low, high = stats.action_low.astype(np.float64), stats.action_high.astype(np.float64)
+    return {
+        "observation_mean": stats.observation_mean.ravel(),
+        "observation_std": stats.observation_std.ravel(),
+        "action_centre": (high + low) / 2,
+        "action_half": np.where(high > low, (high - low) / 2, 1.0),  # an entry that never moves stays as it is
+    }

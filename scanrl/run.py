@@ -1,0 +1,169 @@
+"""`Run`: the folder of a training run: its configuration, metrics and checkpoints, and the lock that keeps it ours.
+
+`config.yaml`, `metrics.jsonl` (one JSON object per line, each with `step`), `checkpoints/step-N/`, `report.html`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scanrl.checkpoint import Checkpoint, load_checkpoint
+from scanrl.config import from_values, read_yaml, to_yaml
+from scanrl.policy import Policy
+from scanrl.settings import RunConfig
+from scanrl.types import DataError
+
+__all__ = ["Metrics", "Run", "locked", "new_run", "open_run"]
+
+
+class Run:
+    """A training run on disk.
+
+    Attributes:
+        path: the folder.
+        config: what it was started with.
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, oldest first; a line torn by a kill is left out."""
+        return list(_lines(self.path / "metrics.jsonl"))
+
+    def checkpoint(self) -> Checkpoint:
+        """The latest good checkpoint."""
+        return load_checkpoint(self.path)
+
+    def policy(self, **options: Any) -> Policy:
+        """The latest policy; `options` as in `Policy.load`."""
+        return Policy.load(self.path, **options)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, recipe={self.config.recipe!r})"
+
+
+def new_run(path: Path | None, config: RunConfig, name: str) -> Run:
+    """Create the folder of a run and write its configuration.
+
+    Args:
+        path: the folder; `None` takes the first free `runs/<recipe>-<name>-<number>`.
+        name: short name of the data.
+
+    Raises:
+        DataError: the folder exists and is not empty, or cannot be written.
+    """
+    if path is None:
+        path = _free(Path("runs"), f"{config.recipe}-{name}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: expected a new or empty folder, got one in use (scanrl resume {path} continues a run)")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
+    return Run(path, config)
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run.
+
+    Raises:
+        DataError: `path` is no run folder, or its configuration does not fit this version.
+    """
+    path = Path(path)
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise DataError(f"{path}: expected a run folder (with config.yaml), got {'none' if path.exists() else 'nothing'}")
+    try:
+        return Run(path, from_values(RunConfig, read_yaml(file)))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run folder for this process. The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        DataError: another process holds it; it is named.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: two writers in one folder are then the user's care
+        yield
+        return
+    with (path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise DataError(f"{path}: expected a free run folder, got one locked by {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+class Metrics:
+    """Appends lines to `metrics.jsonl`, and to TensorBoard if asked.
+
+    Args:
+        path: the run folder.
+        step: the step the run continues from; later lines, from before a kill, are dropped.
+        tensorboard: also write event files.
+    """
+
+    def __init__(self, path: Path, step: int, tensorboard: bool = False) -> None:
+        file = path / "metrics.jsonl"
+        kept = [json.dumps(line) + "\n" for line in _lines(file) if line["step"] <= step]
+        scratch = file.with_suffix(".tmp")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        os.replace(scratch, file)
+        self.recorded = {(line["step"], key) for line in map(json.loads, kept) for key in line}
+        self._file = file.open("a", encoding="utf-8")
+        self._events = _summary_writer(path) if tensorboard else None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line: `step` and the values."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict) and "step" in values:
+                yield values
+
+
+def _free(parent: Path, stem: str) -> Path:
+    number = 0
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def _summary_writer(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'") from None
+    return SummaryWriter(str(path / "tensorboard"))

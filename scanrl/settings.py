@@ -1,0 +1,125 @@
+"""`RunConfig`: everything that decides a training run, as it is saved in `config.yaml`.
+
+Field docstrings carry unit and meaning; the command line's help is made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scanrl.config import from_values, override
+from scanrl.models.recipes import recipe
+from scanrl.nn import ModelConfig
+from scanrl.types import DataError
+
+__all__ = ["EvalConfig", "RunConfig", "TrainConfig", "run_config"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is fitted."""
+
+    steps: int = 10_000
+    """Optimiser updates."""
+    batch_size: int = 64
+    """Windows per update."""
+    learning_rate: float = 1e-3
+    """Highest step size of AdamW."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Step size after the warm-up: cosine falls to a tenth at the last update; constant stays (the papers)."""
+    warmup: float = 0.05
+    """Share of the updates over which the step size rises from zero."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay; not applied to the state matrix and skip of the scan."""
+    clip_norm: float = 0.25
+    """Largest norm of the gradient."""
+    validation: float = 0.1
+    """Share of the episodes held out for the validation loss; 0 trains on all."""
+    validate_every: int = 0
+    """Updates between validation losses; 0 makes it a tenth of the run."""
+    checkpoint_every: int = 1000
+    """Updates between checkpoints; one is always written at the end and when the run is stopped."""
+    keep: int = 3
+    """Checkpoints kept, the latest ones; 0 keeps all."""
+    log_every: int = 50
+    """Updates between lines of metrics.jsonl."""
+    seed: int = 0
+    """Seed of weights, windows, dropout and the held-out split."""
+    device: str = "cpu"
+    """Where to train: cpu or cuda."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run folder (needs the extra [track])."""
+
+    def __post_init__(self) -> None:
+        _at_least("train", self, 1, "steps", "batch_size", "checkpoint_every", "log_every")
+        _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "validation")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise DataError(f"train.{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("warmup", "validation"):
+            if getattr(self, name) >= 1:
+                raise DataError(f"train.{name}: expected less than 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How the policy is tried in its environment, during the run and at its end."""
+
+    every: int = 0
+    """Updates between evaluations; 0 evaluates at the end only."""
+    episodes: int = 20
+    """Episodes per target return."""
+    targets: tuple[float, ...] = ()
+    """Returns to ask for, raw units; none asks for the best return of the data."""
+    context: int | Literal["recurrent"] = "recurrent"
+    """How the policy remembers: recurrent, or the number of steps whose window is recomputed."""
+    num_envs: int = 20
+    """Environments stepped side by side."""
+    seed: int = 1000
+    """Decides the initial state of each episode."""
+
+    def __post_init__(self) -> None:
+        _at_least("eval", self, 1, "episodes", "num_envs")
+        _at_least("eval", self, 0, "every", "seed")
+        if self.context != "recurrent" and self.context < 1:
+            raise DataError(f"eval.context: expected recurrent or at least 1, got {self.context}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run."""
+
+    recipe: str
+    """Name of the recipe the model came from; see `scanrl models`."""
+    data: str = ""
+    """Where the episodes are: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER or a path."""
+    env: str | None = None
+    """Gymnasium id to evaluate in; none trains without."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def run_config(name: str, *changes: Mapping[str, Any]) -> RunConfig:
+    """The recipe's run with changes on top, each a nested mapping or one with dotted keys; later ones win.
+
+    Raises:
+        DataError: an unknown recipe or key (with the nearest known one), a wrong type or value.
+    """
+    chosen = recipe(name)
+    train = TrainConfig(learning_rate=chosen.learning_rate, batch_size=chosen.batch_size)
+    config = RunConfig(recipe=name, model=chosen.model, train=train)
+    for change in changes:
+        dotted = {k: v for k, v in change.items() if "." in k}
+        config = from_values(RunConfig, {k: v for k, v in change.items() if "." not in k}, config)
+        config = override(config, dotted)
+    return config
+
+
+def _at_least(where: str, config: Any, lowest: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < lowest:
+            raise DataError(f"{where}.{name}: expected at least {lowest}, got {getattr(config, name)}")
+

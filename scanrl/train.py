@@ -1,0 +1,343 @@
+"""Training: one loop over random windows, with held-out loss, evaluation and checkpoints it can be resumed from.
+
+A resumed run equals an uninterrupted one bit for bit on the CPU (same machine, threads and torch): weights, optimiser,
+random generators and sampler are all in the checkpoint, and nothing else decides.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scanrl.checkpoint import prune, save_checkpoint
+from scanrl.console import TrainingBar
+from scanrl.data import Dataset, load, write_store
+from scanrl.data.stats import Stats
+from scanrl.data.windows import WindowSampler, iterate_windows
+from scanrl.envs.make import environment_spec
+from scanrl.evaluate import evaluate, library_versions
+from scanrl.models.decision import DecisionModel
+from scanrl.nn.mamba import Mamba
+from scanrl.policy import Policy
+from scanrl.run import Metrics, Run, locked, new_run, open_run
+from scanrl.settings import RunConfig, TrainConfig, run_config
+from scanrl.types import DataError
+
+__all__ = ["Diverged", "Interrupted", "resume", "train"]
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient stopped being finite; the checkpoints hold the weights from before."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked to stop; a checkpoint of the last whole update was written."""
+
+    def __init__(self, number: int, path: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; continue with: scanrl resume {path}")
+        self.number = number
+
+
+def train(
+    recipe: str,
+    data: str | Path | Dataset,
+    *,
+    env: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train a recipe on recorded episodes.
+
+    Args:
+        recipe: a name from `scanrl.models.recipes.RECIPES`, e.g. `"dmm-dc"`.
+        data: a dataset, or where to load one (see `scanrl.load`).
+        env: Gymnasium id to evaluate in; `None` trains without.
+        steps: optimiser updates.
+        seed: of weights, windows, dropout and the held-out split.
+        out: the run folder; by default the first free one under `runs/`.
+        overrides: further settings by dotted key, e.g. `{"model.context": 64, "eval.episodes": 100}`.
+        progress: draw a progress bar.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DataError: data, settings or environment cannot be used; nothing has been written then.
+        Interrupted: SIGTERM or Ctrl-C arrived; the run can be resumed.
+        Diverged: the loss is no longer finite.
+    """
+    short = {"env": env, "train.steps": steps, "train.seed": seed}
+    changes = {k: v for k, v in short.items() if v is not None}
+    return run_training(run_config(recipe, changes, overrides or {}), data, out=out, progress=progress)
+
+
+def run_training(
+    config: RunConfig, data: str | Path | Dataset, *, out: str | Path | None = None, progress: bool = False
+) -> Run:
+    """`train` for a complete configuration."""
+    dataset = data if isinstance(data, Dataset) else load(data)
+    dataset = _bounded(dataset, config.env)
+    model = _new_model(config, dataset)
+    source = dataset.name if isinstance(data, Dataset) else _absolute(str(data))
+    run = new_run(None if out is None else Path(out), replace(config, data=source), Path(dataset.name).stem)
+    if isinstance(data, Dataset):
+        # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
+        source = f"store:{write_store(dataset, run.path / 'data').absolute()}"
+        run = _rewritten(run, replace(config, data=source))
+    with locked(run.path):
+        _Trainer(run, dataset, model, progress).fit()
+    return run
+
+
+def resume(path: str | Path, *, progress: bool = False) -> Run:
+    """Continue a run from its latest good checkpoint; a finished run is returned as it is.
+
+    Raises:
+        DataError: `path` is no run, its data is gone or changed, or another process is training it.
+        CorruptFile: no checkpoint is good.
+    """
+    run = open_run(path)
+    with locked(run.path):
+        dataset = _bounded(load(run.config.data), run.config.env)
+        trainer = _Trainer(run, dataset, _new_model(run.config, dataset), progress)
+        trainer.restore()
+        trainer.fit()
+    return run
+
+
+class _Trainer:
+    """Everything a run changes while it goes on."""
+
+    def __init__(self, run: Run, dataset: Dataset, model: DecisionModel, progress: bool) -> None:
+        self.run, self.dataset, self.progress = run, dataset, progress
+        self.settings: TrainConfig = run.config.train
+        self.model = model.to(self.settings.device).train()
+        held_out = self.settings.validation > 0 and len(dataset) > 1
+        parts = dataset.split(self.settings.validation, self.settings.seed) if held_out else (dataset, None)
+        self.training, self.held_out = parts
+        context = run.config.model.context
+        self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
+        self.optimizer = _optimizer(self.model, self.settings)
+        self.random = torch.Generator().manual_seed(self.settings.seed).get_state()
+        self.step = 0
+
+    def restore(self) -> None:
+        """Take over the latest checkpoint's state; a run killed before its first checkpoint begins anew."""
+        if not (self.run.path / "checkpoints").is_dir():
+            return
+        checkpoint = self.run.checkpoint()
+        recorded, found = checkpoint.about["fingerprint"], self.dataset.fingerprint
+        if recorded != found:
+            raise DataError(f"{self.run.config.data}: fingerprint: expected {recorded[:12]}…, got {found[:12]}…")
+        if not checkpoint.progress:
+            raise DataError(f"{checkpoint.path}: train: expected the optimiser's state, got none")
+        self.model.load_state_dict(checkpoint.model().state_dict())
+        _load_optimizer(self.optimizer, self.model, checkpoint.optimizer)
+        self.random = checkpoint.optimizer["random"]
+        self.sampler.load_state_dict(checkpoint.progress["sampler"])
+        self.step = checkpoint.step
+
+    def fit(self) -> None:
+        """The loop. Dropout draws from torch's global generator, so that one is ours while the loop runs."""
+        settings, run = self.settings, self.run
+        metrics = Metrics(run.path, self.step, settings.tensorboard)
+        bar = TrainingBar(settings.steps, self.step, run.config.recipe, self.progress)
+        validate_every = settings.validate_every or max(1, settings.steps // 10)
+        window = _Window(self.step)
+        with torch.random.fork_rng(devices=[]), _signals() as stop, bar:
+            torch.set_rng_state(self.random)
+            self._look(metrics, validate_every, bar)
+            while self.step < settings.steps:
+                loss, norm = self._update()
+                if self.step % settings.log_every == 0 or self.step == settings.steps:
+                    speed = window.rate(self.step)
+                    values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
+                    metrics.write(self.step, values)
+                bar.advance(self.step, loss)
+                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps or stop:
+                    self._save()
+                if stop:
+                    raise Interrupted(stop[0], run.path)
+                self._look(metrics, validate_every, bar)
+        metrics.close()
+
+    def _update(self) -> tuple[float, float]:
+        """One optimiser step; the loss before it and the gradient's norm before clipping."""
+        batch = self.sampler.sample().to(self.settings.device)
+        loss = self.model.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        value, size = float(loss.detach()), float(norm)
+        if not (math.isfinite(value) and math.isfinite(size)):
+            problem = f"loss {value}, gradient norm {size}"
+            raise Diverged(f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.step, self.settings)
+        self.optimizer.step()
+        self.step += 1
+        return value, size
+
+    def _look(self, metrics: Metrics, validate_every: int, bar: TrainingBar) -> None:
+        """Validation and evaluation, where due and not recorded yet (a run may have been stopped in between)."""
+        settings, run, step = self.settings, self.run.config, self.step
+        last = step == settings.steps
+        due = step > 0 and (step % validate_every == 0 or last)
+        if due and self.held_out is not None and (step, "val/loss") not in metrics.recorded:
+            metrics.write(step, {"val/loss": self._validation_loss(self.held_out)})
+        due = step > 0 and (last or (run.eval.every > 0 and step % run.eval.every == 0))
+        if due and run.env is not None and (step, "eval/return_mean") not in metrics.recorded:
+            bar.note("evaluating")
+            metrics.write(step, self._evaluate(run.env))
+
+    def _validation_loss(self, held_out: Dataset) -> float:
+        """Mean loss over all held-out steps, each seen once."""
+        total, count = 0.0, 0
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in iterate_windows(held_out, self.run.config.model.context, 4 * self.settings.batch_size):
+                valid = int(batch.mask.sum())
+                total += float(self.model.loss(batch.to(self.settings.device))) * valid
+                count += valid
+        self.model.train()
+        return total / max(count, 1)
+
+    def _evaluate(self, env: str) -> dict[str, float]:
+        settings = self.run.config.eval
+        targets = settings.targets or (self.model.stats.return_max,)
+        policy = Policy(self.model, target_return=targets[0], context=settings.context)
+        scores = evaluate(
+            policy, env, episodes=settings.episodes, seed=settings.seed, targets=targets, num_envs=settings.num_envs
+        )
+        self.model.train()
+        return scores.summary()
+
+    def _save(self) -> None:
+        about = {
+            "recipe": self.run.config.recipe,
+            "data": self.run.config.data,
+            "fingerprint": self.dataset.fingerprint,
+            "env": self.run.config.env,
+            "versions": library_versions(),
+        }
+        tensors = {**_optimizer_tensors(self.optimizer, self.model), "random": torch.get_rng_state()}
+        save_checkpoint(
+            self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
+        )
+        prune(self.run.path, self.settings.keep)
+
+
+def _bounded(dataset: Dataset, env: str | None) -> Dataset:
+    """The dataset with the environment's action bounds and id, after checking that the two fit each other."""
+    if env is None:
+        return dataset
+    spec = environment_spec(env)
+    difference = spec.difference(dataset.spec)
+    if difference is not None:
+        raise DataError(f"{dataset.name}: {difference} (from {env})")
+    return dataset.with_spec(spec)
+
+
+def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
+    return DecisionModel(config.model, dataset.spec, Stats.fit(dataset), seed=config.train.seed)
+
+
+def _absolute(uri: str) -> str:
+    """The same data from another working directory."""
+    scheme, colon, rest = uri.partition(":")
+    if scheme == "minari" and colon:
+        return uri
+    path = Path(rest if colon and not Path(uri).exists() else uri).absolute()
+    return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
+
+
+def _rewritten(run: Run, config: RunConfig) -> Run:
+    from scanrl.config import to_yaml
+
+    (run.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    return Run(run.path, config)
+
+
+def _optimizer(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
+    """AdamW in two groups: the scan's own parameters are not pulled to zero (Gu and Dao 2023)."""
+    exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in (m.A_log, m.D)}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+
+
+def _learning_rate(step: int, settings: TrainConfig) -> float:
+    """Step size of update number `step` (from 0): linear warm-up, then constant or a cosine to a tenth."""
+    warmup = max(1, round(settings.warmup * settings.steps))
+    rise = min((step + 1) / warmup, 1.0)
+    if settings.schedule == "constant":
+        return settings.learning_rate * rise
+    done = max(0.0, (step - warmup) / max(1, settings.steps - warmup))
+    return settings.learning_rate * rise * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -> dict[str, Tensor]:
+    """The optimiser's moments by parameter name, so that order and grouping may change."""
+    return {
+        f"{key}/{name}": torch.as_tensor(value).detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        state = {
+            key.partition("/")[0]: value.to(parameter.device) for key, value in tensors.items() if key.endswith(f"/{name}")
+        }
+        if state:
+            optimizer.state[parameter] = state
+
+
+class _Window:
+    """Updates per second since the last time it was asked."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.time = step, time.perf_counter()
+
+    def rate(self, step: int) -> float:
+        now = time.perf_counter()
+        rate = (step - self.step) / max(now - self.time, 1e-9)
+        self.step, self.time = step, now
+        return round(rate, 3)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives SIGTERM or the first Ctrl-C; the second Ctrl-C interrupts at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        if received.count(signal.SIGINT) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

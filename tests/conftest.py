@@ -1,0 +1,89 @@
+"""One thread for every test: two spinning OpenMP threads on a busy two-core machine are tens of times slower."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from scanrl.batch import Batch
+from scanrl.data import Dataset
+from scanrl.data.stats import Stats
+from scanrl.types import Spec, Trajectory
+
+torch.set_num_threads(1)
+
+BOX = Spec((5,), "continuous", 2, (-1.0, -2.0), (1.0, 4.0))
+CHOICE = Spec((5,), "discrete", 3)
+
+
+def make_stats(spec: Spec) -> Stats:
+    """Statistics that move and scale everything, so that a forgotten scaling shows."""
+    size = spec.observation_size
+    low = None if spec.action_low is None else np.asarray(spec.action_low, np.float32)
+    high = None if spec.action_high is None else np.asarray(spec.action_high, np.float32)
+    return Stats(
+        observation_mean=np.linspace(-1, 1, size).astype(np.float32),
+        observation_std=np.linspace(0.5, 2, size).astype(np.float32),
+        return_scale=10.0,
+        action_low=low,
+        action_high=high,
+        max_length=30,
+        return_max=25.0,
+        return_mean=10.0,
+    )
+
+
+def make_batch(spec: Spec, batch: int, steps: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+    """Random windows without padding."""
+    g = torch.Generator().manual_seed(seed)
+    if spec.action_kind == "continuous":
+        actions = torch.rand(batch, steps, spec.action_size, generator=g, dtype=dtype) * 2 - 1
+    else:
+        actions = torch.randint(spec.action_size, (batch, steps), generator=g)
+    return Batch(
+        observations=torch.randn(batch, steps, *spec.observation_shape, generator=g, dtype=dtype),
+        actions=actions,
+        rewards=torch.randn(batch, steps, generator=g, dtype=dtype),
+        returns_to_go=10 * torch.randn(batch, steps, generator=g, dtype=dtype),
+        timesteps=torch.arange(steps).expand(batch, steps),
+        mask=torch.ones(batch, steps, dtype=torch.bool),
+    )
+
+
+def make_dataset(spec: Spec = BOX, episodes: int = 12, seed: int = 0, longest: int = 30) -> Dataset:
+    """Random episodes of 3 to `longest` steps."""
+    rng = np.random.default_rng(seed)
+    trajectories = []
+    for index in range(episodes):
+        steps = int(rng.integers(3, longest + 1))
+        ends = np.zeros(steps, bool)
+        ends[-1] = True
+        if spec.action_kind == "continuous":
+            actions = rng.uniform(-1, 1, (steps, spec.action_size)).astype(np.float32)
+        else:
+            actions = rng.integers(0, spec.action_size, steps)
+        trajectories.append(
+            Trajectory(
+                rng.normal(size=(steps, *spec.observation_shape)).astype(np.float32),
+                actions,
+                rng.normal(size=steps).astype(np.float32),
+                ends if index % 2 else np.zeros(steps, bool),
+                np.zeros(steps, bool) if index % 2 else ends,
+            )
+        )
+    return Dataset.from_trajectories(trajectories, spec=spec, name="made-up")
+
+
+@pytest.fixture
+def box() -> Spec:
+    return BOX
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return make_dataset()
