@@ -191,6 +191,10 @@ class Dataset:
     def __iter__(self) -> Iterator[Trajectory]:
         return (self[episode] for episode in range(len(self)))
 
+    def with_spec(self, spec: Spec) -> Dataset:
+        """The same episodes, and the same fingerprint, under another description (bounds, environment id)."""
+        return Dataset(self.columns, self.offsets, spec, self.name, fingerprint=self.fingerprint, source=self.source)
+
     def select(self, episodes: Sequence[int] | np.ndarray) -> Dataset:
         """A copy with these episodes, in this order; negative indices count from the end.
 

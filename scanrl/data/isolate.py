@@ -41,10 +41,10 @@ def read_isolated(
     memory_gib: float = 4.0,
     timeout: float = 60.0,
 ) -> Path:
-    """Let `module.read(source, name=..., limit=..., **options)` write a store in a child process; returns the store's folder.
+    """Have a reader module convert `source` in a child process; returns the folder of the store it wrote.
 
     Args:
-        module: reader module, e.g. `scanrl.data.d4rl`.
+        module: reader module, e.g. `scanrl.data.d4rl`; its `read(source, name=, limit=, **options)` is called.
         source: the file to read.
         folder: existing empty folder for the child to write to.
         name: what the errors call the file.

@@ -38,7 +38,7 @@ def read(path: Path, *, name: str, limit: int, observation_keys: list[str] | Non
     metadata = _metadata(name, path)
     if metadata.get("data_format", "hdf5") == "hdf5":
         _check_hdf5(name, path / _MAIN, limit)
-    from minari import MinariDataset
+    from minari.dataset.minari_dataset import MinariDataset
 
     source = MinariDataset(path)
     spec = _spec(name, source, observation_keys)

@@ -1,7 +1,8 @@
-"""NumPy archives: flat `observations`, `actions`, `rewards`, `terminations`, and optionally `truncations`, `episode_ids`.
+"""NumPy archives of flat arrays: `observations`, `actions`, `rewards`, `terminations`.
 
-`terminals` and `timeouts` are accepted for `terminations` and `truncations`. Arrays of objects are refused: they are
-pickles, which run code. This module runs in the reading child process (`scanrl.data.isolate`).
+`truncations` and `episode_ids` are optional; `terminals` and `timeouts` are accepted for the two flags. Arrays of
+objects are refused: they are pickles, which run code. This module runs in the reading child process
+(`scanrl.data.isolate`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import difflib
 import math
 import zipfile
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def read(path: Path, *, name: str, limit: int, tail: str = "keep", env_id: str |
         members = _members(name, archive)
         headers = {field: _header(name, archive, member) for field, member in members.items()}
         declare(name, {members[field]: header for field, header in headers.items()}, limit)
-        arrays = {field: _array(name, archive, member) for field, member in members.items()}
+        arrays: dict[str, Any] = {field: _array(name, archive, member) for field, member in members.items()}
     return Dataset.from_arrays(**arrays, tail=tail, env_id=env_id, name=name)
 
 

@@ -166,19 +166,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         fields = json.loads(content)
     except (ValueError, RecursionError):
         raise CorruptFile(f"{file}: expected JSON, got something else") from None
+    _check_fields(file, fields)
+    if _manifest_bytes(fields) != content:
+        raise CorruptFile(f"{file}: expected the sha256 it states, got other contents")
+    return fields
+
+
+def _check_fields(file: Path, fields: Any) -> None:
     if not isinstance(fields, dict) or fields.get("format") != _MARK:
         raise CorruptFile(f"{file}: format: expected {_MARK!r}, got something else")
     version = fields.get("version")
     if isinstance(version, int) and version > FORMAT_VERSION:
+        # Before anything else: a newer release may lay out the rest in another way.
         raise DataError(
             f"{file}: version: expected at most {FORMAT_VERSION}, got {version} (written by a newer scanrl)"
         )
-    for name in fields.get("files", ()):
-        if name not in _FILES.values():
-            raise CorruptFile(f"{file}: files: expected {sorted(_FILES.values())}, got {name!r}")
-    if _manifest_bytes(fields) != content:
-        raise CorruptFile(f"{file}: expected the sha256 it states, got other contents")
-    return fields
+    names = fields.get("files")
+    if not isinstance(names, dict) or set(names) != set(_FILES.values()):
+        odd = sorted(set(names) ^ set(_FILES.values())) if isinstance(names, dict) else names
+        raise CorruptFile(f"{file}: files: expected {sorted(_FILES.values())}, got a difference in {odd}")
 
 
 def _check_plain(file: Path) -> None:
