@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch  # before _native: torch brings the OpenMP runtime that the extension then shares
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from scanrl.kernels.inputs import Inputs
 
@@ -181,8 +180,9 @@ class _Scan(torch.autograd.Function):
         return y, last.transpose(1, 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None):
+        if torch.is_grad_enabled():  # create_graph=True; once_differentiable would let some wrong results pass
+            raise RuntimeError("the native scan has no second derivative; use impl='reference' with create_graph=True")
         checkpoints, *saved = ctx.saved_tensors
         x = Inputs(*saved)
         dy = _rows(torch.zeros_like(x.u) if dy is None else dy)

@@ -64,12 +64,14 @@ INLINE vec at_most(vec x, float high) {
 
 /* 2^x with relative error 1.5e-7; exactly 1 at 0. It is half of all the work of a scan.
  * 2^f is a polynomial for |f| <= 1/2 (minimax, the constant term fixed to 1), the integer part is the exponent.
- * AVX-512 has instructions for both ends; elsewhere the exponent is added to the bits and the smallest result is 2^-125. */
+ * AVX-512 has instructions for both ends; elsewhere the exponent is added to the bits, and what lies
+ * below 2^-126 is 0. */
 INLINE vec exp2_lanes(vec x) {
 #if LANES == 16
     vec f = (vec)_mm512_reduce_ps((__m512)x, 8); /* x - nearest integer, 0 for infinity */
 #else
-    x = at_most(at_least(x, -125.0f), 127.0f);
+    ivec vanishes = x < -126.0f;
+    x = at_most(x, 127.0f);
     vec shifted = x + ROUND;
     vec f = x - (shifted - ROUND);
 #endif
@@ -81,7 +83,7 @@ INLINE vec exp2_lanes(vec x) {
 #if LANES == 16
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
 #else
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return (vec)(((ivec)p + ((ivec)shifted << 23)) & ~vanishes);
 #endif
 }
 
