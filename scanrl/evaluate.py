@@ -45,7 +45,7 @@ class ScoredActor(Actor, Protocol):
         """The return it is asked for, raw units; `None` if it takes none."""
         ...
 
-    def with_target(self, target: float) -> ScoredActor:
+    def with_target(self, target: float, /) -> ScoredActor:
         """A copy that aims at another return (raw units)."""
         ...
 

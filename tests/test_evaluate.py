@@ -123,6 +123,22 @@ def test_a_wide_sample_gives_the_interval_of_the_normal_distribution():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
+def test_few_values_give_the_width_of_students_interval():
+    values = np.array([-4.0, -2.5, -1.5, -1.0, -0.2, 0.2, 1.0, 1.5, 2.5, 4.0])
+    half = 2.262157 * values.std(ddof=1) / np.sqrt(10)  # t with 9 degrees of freedom at 97.5 %
+    low, high = bootstrap_interval(values, resamples=200_000)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.025)
+
+
+def test_runs_are_drawn_for_each_task_on_its_own():
+    one = np.random.default_rng(3).normal(size=(40, 1))
+    widths = []
+    for scores_of_tasks in (one, np.repeat(one, 4, axis=1)):
+        low, high = stratified_bootstrap(scores_of_tasks, statistic=lambda x: x.mean(-1)) or (0, 0)
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.06)
+
+
 def test_the_same_seed_gives_the_same_interval():
     values = np.arange(12.0) ** 2
     assert bootstrap_interval(values) == bootstrap_interval(values)

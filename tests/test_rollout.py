@@ -19,7 +19,7 @@ class Counting(gym.Env):
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.seen = np.zeros(2)  # one buffer, written again at each step, as some environments do
+        self.seen = np.zeros(2, np.float32)  # one buffer, written again at each step, as some environments do
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
