@@ -4,7 +4,9 @@ Symbols: `B` rows (environments side by side), `T` environment steps, `O`/`A` ob
 
 We step a plain list of environments and not `gymnasium.vector`: its autoreset either inserts a step that belongs to no
 episode (`NEXT_STEP`) or hides the last observation in `info` (`SAME_STEP`), and both hand out seeds per row, so that
-the episodes played would depend on the number of rows. Here episode `i` is the same whatever the number of rows.
+the episodes played would depend on the number of rows. Here episode `i` is the same whatever the number of rows, up to
+the rounding of the actor: a network's matrix products differ by about 1e-6 between batch sizes, and a chaotic simulator
+makes that grow. Runs with equal `num_envs` are equal to the bit.
 """
 
 from __future__ import annotations
