@@ -21,9 +21,9 @@ from typing import Any, Literal, NamedTuple
 
 from scanrl.data.cache import converted
 from scanrl.data.dataset import Dataset
-from scanrl.data.stats import Stats
 from scanrl.data.store import MANIFEST, read_store, write_store
 from scanrl.data.validate import check, nonfinite_episodes
+from scanrl.stats import Stats
 from scanrl.types import DataError
 
 __all__ = ["FORMATS", "Dataset", "Format", "Stats", "check", "load", "read_store", "write_store"]

@@ -37,14 +37,14 @@ def read(path: Path, *, name: str, limit: int, observation_keys: list[str] | Non
     """
     metadata = _metadata(name, path)
     if metadata.get("data_format", "hdf5") == "hdf5":
-        _check_hdf5(name, path / _MAIN, limit)
+        _compare_count(name, metadata, "total_episodes", _check_hdf5(name, path / _MAIN, limit))
     from minari.dataset.minari_dataset import MinariDataset
 
     source = MinariDataset(path)
     spec = _spec(name, source, observation_keys)
     episodes = list(_episodes(name, source, spec, observation_keys))
     dataset = Dataset.from_trajectories(episodes, name=name, spec=spec)
-    _compare_counts(name, metadata, len(episodes), dataset.steps)
+    _compare_count(name, metadata, "total_steps", dataset.steps)
     return dataset
 
 
@@ -60,14 +60,15 @@ def _metadata(name: str, path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_hdf5(name: str, file: Path, limit: int) -> None:
-    """Refuse links, outside storage and declared sizes beyond `limit`, over the whole file."""
+def _check_hdf5(name: str, file: Path, limit: int) -> int:
+    """Refuse links, outside storage and declared sizes beyond `limit`, over the whole file; counts its episodes."""
     import h5py
 
     if not file.is_file():
         raise DataError(f"{name}: {_MAIN}: expected a file, got none")
     with h5py.File(file, "r") as content:
         declare(name, dict(_leaves(name, content, "", 0)), limit)
+        return sum(key.startswith("episode_") for key in content.keys())  # noqa: SIM118
 
 
 def _leaves(name: str, group: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -145,8 +146,7 @@ def _trajectory(place: str, arrays: dict[str, np.ndarray], spec: Spec) -> Trajec
     return Trajectory(**arrays)
 
 
-def _compare_counts(name: str, metadata: dict[str, Any], episodes: int, steps: int) -> None:
-    for field, found in (("total_episodes", episodes), ("total_steps", steps)):
-        declared = metadata.get(field)
-        if declared is not None and declared != found:
-            raise DataError(f"{name}: metadata.json: {field}: expected {found} as in the data, got {declared}")
+def _compare_count(name: str, metadata: dict[str, Any], field: str, found: int) -> None:
+    declared = metadata.get(field)
+    if declared is not None and declared != found:
+        raise DataError(f"{name}: metadata.json: {field}: expected {found} as in the data, got {declared}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,6 +31,7 @@ _NAMES = {
     "truncations": ("truncations", "timeouts"),
     "episode_ids": ("episode_ids",),
 }
+_END = struct.Struct("<4s4H2LH")
 _OPTIONAL = ("truncations", "episode_ids")
 
 
@@ -51,11 +54,21 @@ def read(path: Path, *, name: str, limit: int, tail: str = "keep", env_id: str |
         DataError: an array is missing, unknown, made of objects, or not of the size the archive states.
     """
     with zipfile.ZipFile(path) as archive:
+        _check_directory(name, path, archive)
         members = _members(name, archive)
         headers = {field: _header(name, archive, member) for field, member in members.items()}
         declare(name, {members[field]: header for field, header in headers.items()}, limit)
         arrays: dict[str, Any] = {field: _array(name, archive, member) for field, member in members.items()}
     return Dataset.from_arrays(**arrays, tail=tail, env_id=env_id, name=name)
+
+
+def _check_directory(file: str, path: Path, archive: zipfile.ZipFile) -> None:
+    """Compare the number of members with the one at the archive's end: zipfile skips entries after a damaged one."""
+    with path.open("rb") as content:
+        content.seek(-_END.size, os.SEEK_END)
+        mark, *_, declared, _, _, comment = _END.unpack(content.read())
+    if mark != b"PK\5\6" or comment or declared != len(archive.namelist()):
+        raise DataError(f"{file}: expected an archive of {declared} arrays, got {len(archive.namelist())}")
 
 
 def _members(file: str, archive: zipfile.ZipFile) -> dict[str, str]:

@@ -87,15 +87,16 @@ class _Windows:
         self._observation_size = dataset.spec.observation_size
         self._tables = _tables(dataset, with_actions=not self._discrete)
         self._actions = np.asarray(dataset.actions)
-        self._timesteps = dataset.timesteps
-        self._ends = np.repeat(dataset.offsets[1:], dataset.lengths)
+        self._offsets = np.array(dataset.offsets)
         self._ahead = np.arange(context)
 
     def gather(self, starts: np.ndarray) -> Batch:
         """Windows that begin at the flat steps `starts` `(B,)`."""
         steps = starts[:, None] + self._ahead
-        mask = steps < self._ends[starts][:, None]
-        timesteps = self._timesteps[starts][:, None] + self._ahead
+        # Looked up in the few offsets, not in a column of one entry per step, which would miss the cache each time.
+        after = self._offsets.searchsorted(starts, side="right")
+        mask = steps < self._offsets[after][:, None]
+        timesteps = steps - self._offsets[after - 1][:, None]
         # "clip" only keeps the last windows inside the array, and lets numpy write without a second buffer.
         parts = [table.take(steps, axis=0, mode="clip") for table in self._tables]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -49,3 +51,15 @@ def flat() -> dict[str, np.ndarray]:
     columns["terminals"][ends[[0, 1, 3]]] = True
     columns["timeouts"][ends[2]] = True
     return columns
+
+
+@pytest.fixture
+def write_hdf5(tmp_path) -> Callable[..., Path]:
+    def write(columns: Mapping[str, np.ndarray], name: str = "log.h5", **attributes: str) -> Path:
+        with h5py.File(tmp_path / name, "w") as file:
+            for field, column in columns.items():
+                file.create_dataset(field, data=column)
+            file.attrs.update(attributes)
+        return tmp_path / name
+
+    return write

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scanrl.data.dataset import Dataset
-from scanrl.data.stats import Stats, return_scale
+from scanrl.stats import Stats, return_scale
 from scanrl.types import COLUMNS, DataError, Spec, Trajectory
 
 

@@ -1,0 +1,39 @@
+"""A dataset in a few figures: what `scanrl data info` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scanrl.data.dataset import Dataset
+
+__all__ = ["summary"]
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """Counts, shapes, lengths and returns (raw units) as plain values."""
+    returns, lengths, spec = dataset.returns, dataset.lengths, dataset.spec
+    last = dataset.offsets[1:] - 1
+    top = np.sort(returns)[-max(1, len(returns) // 10) :]
+    return {
+        "name": dataset.name,
+        "env_id": spec.env_id,
+        "episodes": len(dataset),
+        "steps": dataset.steps,
+        "observation_shape": list(spec.observation_shape),
+        "action_kind": spec.action_kind,
+        "action_size": spec.action_size,
+        "length_min": int(lengths.min()),
+        "length_mean": float(lengths.mean()),
+        "length_max": int(lengths.max()),
+        "return_min": float(returns.min()),
+        "return_mean": float(returns.mean()),
+        "return_median": float(np.median(returns)),
+        "return_std": float(returns.std()),
+        "return_top_tenth": float(top.mean()),
+        "return_max": float(returns.max()),
+        "terminated": int(dataset.terminations[last].sum()),
+        "truncated": int(dataset.truncations[last].sum()),
+        "fingerprint": dataset.fingerprint,
+    }
