@@ -1,8 +1,8 @@
 """Checkpoints: one folder per saved step, written with one atomic commit, safetensors and JSON only.
 
-`RUN/checkpoints/step-N/` holds `config.json` (network, spec, where it came from), `model.safetensors`, `stats.json` and,
-while a run may still be resumed, `train/optimizer.safetensors` and `train/state.json`. A checkpoint exists when its
-folder has its name; its manifest verifies every byte (see `scanrl.folder`).
+`RUN/checkpoints/step-N/` holds `config.json` (network, spec, where it came from), `model.safetensors`, `stats.json`
+and, to resume the run, `train/optimizer.safetensors` and `train/state.json`. A checkpoint exists when its folder has
+its name; its manifest verifies every byte (see `scanrl.folder`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scanrl.config import from_values, to_values
-from scanrl.data.stats import Stats
 from scanrl.folder import MANIFEST, verify_folder, write_folder
 from scanrl.models.decision import DecisionModel
 from scanrl.nn import ModelConfig
+from scanrl.stats import Stats
 from scanrl.types import CorruptFile, DataError, Spec
 
 __all__ = ["Checkpoint", "checkpoints_of", "load_checkpoint", "prune", "save_checkpoint"]
@@ -118,7 +118,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return _read(path)
     candidates = checkpoints_of(path)
     if not candidates:
-        raise DataError(f"{path}: expected a run folder or a checkpoint, got {'neither' if path.exists() else 'nothing'}")
+        raise DataError(
+            f"{path}: expected a run folder or a checkpoint, got {'neither' if path.exists() else 'nothing'}"
+        )
     damage: CorruptFile | None = None
     for candidate in reversed(candidates):
         try:
@@ -127,7 +129,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             damage = damage or error
             continue
         if damage is not None:
-            warnings.warn(f"passing over a damaged checkpoint: {damage}; using {candidate}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"passing over a damaged checkpoint: {damage}; using {candidate}", RuntimeWarning, stacklevel=2
+            )
         return found
     assert damage is not None
     raise damage
@@ -195,11 +199,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _json_writer(values: dict[str, Any]):  # noqa: ANN202
+def _json_writer(values: dict[str, Any]):
     return lambda path: path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def _tensor_writer(tensors: dict[str, Tensor]):  # noqa: ANN202
+def _tensor_writer(tensors: dict[str, Tensor]):
     return lambda path: save_file(tensors, path)
 
 

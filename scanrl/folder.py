@@ -1,7 +1,7 @@
 """Folders that exist whole or not at all: written beside their place, flushed, renamed, and checked byte for byte.
 
-Both the dataset store and the checkpoint are such folders. `manifest.json` names every file with size and sha256, carries
-fields of the caller, and a sha256 of itself, so that any flipped bit, cut or missing file is found and named.
+Both the dataset store and the checkpoint are such folders. `manifest.json` names every file with size and sha256,
+carries fields of the caller, and a sha256 of itself, so that any flipped bit, cut or missing file is found and named.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def replace_folder(folder: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def verify_folder(path: Path, kind: str, version: int, expected: Iterable[str], *, digests: bool = True) -> dict[str, Any]:
+def verify_folder(
+    path: Path, kind: str, version: int, expected: Iterable[str], *, digests: bool = True
+) -> dict[str, Any]:
     """The manifest of a folder whose files are what it says.
 
     Args:

@@ -193,9 +193,7 @@ class Policy:
             _, state = self.model.feed(letter, values, self._timesteps, state)
         return state
 
-    def _feed_head(
-        self, return_to_go: Tensor, seen: Tensor, timesteps: Tensor, state: State
-    ) -> tuple[Tensor, State]:
+    def _feed_head(self, return_to_go: Tensor, seen: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
         layout = self.model.config.layout
         hidden = torch.empty(0)
         for letter in layout[: layout.index("s") + 1]:

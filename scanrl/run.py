@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from scanrl.policy import Policy
 from scanrl.settings import RunConfig
 from scanrl.types import DataError
 
-__all__ = ["Metrics", "Run", "locked", "new_run", "open_run"]
+__all__ = ["Metrics", "Run", "free_path", "locked", "new_run", "open_run"]
+
+OUTPUTS = Path("outputs/train")
 
 
 class Run:
@@ -49,25 +52,28 @@ class Run:
         return f"Run({str(self.path)!r}, recipe={self.config.recipe!r})"
 
 
-def new_run(path: Path | None, config: RunConfig, name: str) -> Run:
-    """Create the folder of a run and write its configuration.
+def free_path(recipe: str, name: str) -> Path:
+    """The first folder `outputs/train/<recipe>-<name>-<number>` that does not exist; `name` is the data's."""
+    return next(p for n in count() if not (p := OUTPUTS / f"{recipe}-{name}-{n}").exists())
 
-    Args:
-        path: the folder; `None` takes the first free `runs/<recipe>-<name>-<number>`.
-        name: short name of the data.
+
+def new_run(path: Path, config: RunConfig) -> Run:
+    """Create the folder of a run and write its configuration.
 
     Raises:
         DataError: the folder exists and is not empty, or cannot be written.
     """
-    if path is None:
-        path = _free(Path("runs"), f"{config.recipe}-{name}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: expected a new or empty folder, got one in use (scanrl resume {path} continues a run)")
+        raise DataError(
+            f"{path}: expected a new or empty folder, got one in use (scanrl resume {path} continues a run)"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
+    if path.parent == OUTPUTS:
+        _point(OUTPUTS / "last", path.name)
     return Run(path, config)
 
 
@@ -80,7 +86,9 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     file = path / "config.yaml"
     if not file.is_file():
-        raise DataError(f"{path}: expected a run folder (with config.yaml), got {'none' if path.exists() else 'nothing'}")
+        raise DataError(
+            f"{path}: expected a run folder (with config.yaml), got {'none' if path.exists() else 'nothing'}"
+        )
     try:
         return Run(path, from_values(RunConfig, read_yaml(file)))
     except DataError as error:
@@ -154,11 +162,12 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield values
 
 
-def _free(parent: Path, stem: str) -> Path:
-    number = 0
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return parent / f"{stem}-{number}"
+def _point(link: Path, target: str) -> None:
+    """Make `link` point at the newest run; where links are not allowed there is none."""
+    with contextlib.suppress(OSError):
+        if link.is_symlink() or not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(target, target_is_directory=True)
 
 
 def _summary_writer(path: Path) -> Any:

@@ -122,4 +122,3 @@ def _at_least(where: str, config: Any, lowest: int, *names: str) -> None:
     for name in names:
         if getattr(config, name) < lowest:
             raise DataError(f"{where}.{name}: expected at least {lowest}, got {getattr(config, name)}")
-

@@ -64,7 +64,8 @@ class Spec:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Spec:
         """The inverse of `to_json` (JSON has lists where we have tuples)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
     def difference(self, other: Spec) -> str | None:
         """What keeps data of `other` from a model of `self`, as `field: expected x, got y`; `None` if nothing."""

@@ -6,6 +6,7 @@ line) in a folder. The child imports numpy and the reader's library, neither tor
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -125,7 +126,8 @@ def _limit(memory: int) -> None:
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
-        resource.setrlimit(kind, (limit, hard))
+        with contextlib.suppress(ValueError, OSError):  # Not every system takes every limit (macOS).
+            resource.setrlimit(kind, (limit, hard))
 
 
 def _convert(request: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scanrl.batch import Batch
 from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, Stack, State, Tokens
 from scanrl.nn.mamba import Mamba
-from scanrl.data.stats import Stats
+from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
 __all__ = ["DecisionModel"]
@@ -22,8 +22,8 @@ WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family in
 class DecisionModel(nn.Module):
     """A policy as a sequence model: tokens of `(R, s, a, r)` in, an action at every `s` out.
 
-    `forward` and `loss` read a whole batch of windows; `feed` reads one token of a stream. Both make the same tokens and
-    run the same mixers, so acting step by step equals the training forward on the same history.
+    `forward` and `loss` read a whole batch of windows; `feed` reads one token of a stream. Both make the same tokens
+    and run the same mixers, so acting step by step equals the training forward on the same history.
 
     Args:
         config: the shape of the network.
@@ -49,9 +49,9 @@ class DecisionModel(nn.Module):
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
         """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token."""
-        hidden, state = self.stack(self.tokens(batch), state)
+        hidden, after = self.stack(self.tokens(batch), state)
         at_observation = hidden[:, self.config.layout.index("s") :: self.config.period]
-        return self.norm(at_observation), state
+        return self.norm(at_observation), after
 
     def loss(self, batch: Batch) -> Tensor:
         """The head's loss, averaged over valid steps only."""
@@ -65,7 +65,7 @@ class DecisionModel(nn.Module):
         return self.tokens.unscale_actions(flat).unflatten(0, batch.rewards.shape)
 
     def feed(self, letter: str, values: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token of a stream: raw `values` `(B, ...)` of `letter` at `timesteps` `(B,)`; hidden `(B, D)` and state."""
+        """One token of a stream: raw `values` `(B, ...)` of `letter` at `timesteps` `(B,)`; `(B, D)` and the state."""
         return self.stack.step(self.tokens.embed(letter, values, timesteps), state)
 
     def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -109,4 +109,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     if isinstance(module, Mamba):  # parents come after their children
         module.reset_dt()
-

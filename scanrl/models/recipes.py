@@ -1,7 +1,7 @@
 """`RECIPES`: one function per paper, returning the `ModelConfig` of its model. Each lists where we depart from it.
 
-Common departures, for every recipe: padding is on the right (so it cannot change anything), Mamba's step sizes keep
-Mamba's own initialisation (`dt_init="gpt2_reset"` restores the released code's), and the time table is as long as asked.
+Common departures, for every recipe: padding is on the right (so it cannot change anything), and Mamba's step sizes keep
+Mamba's own initialisation (`dt_init="gpt2_reset"` restores the released code's).
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def dmm_l() -> Recipe:
 def dmm_dc() -> Recipe:
     """Decision MetaMamba, double, convolution: modal convolutions before the scan and inside Mamba.
 
-    Departures: none beyond the module's. The text speaks of a post-norm residual; the code, followed here, has pre-norm.
+    Departures: none beyond the module's. The text speaks of a post-norm residual; the released code, followed here,
+    has pre-norm.
     """
     return _metamamba("modal_conv", "modal_conv", 64)
 

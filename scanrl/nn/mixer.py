@@ -33,8 +33,8 @@ Residual = Literal["pre", "post", "none"]
 class Mixer(nn.Module, ABC):
     """A causal token mixer of `(B, L, D) -> (B, L, D)`.
 
-    Laws, tested for every member of `MIXERS`: `forward` over a sequence equals `step` over its tokens and `forward` over
-    its parts with the state carried; no output depends on a later input; gradients reach every parameter.
+    Laws, tested for every member of `MIXERS`: `forward` over a sequence equals `step` over its tokens and `forward`
+    over its parts with the state carried; no output depends on a later input; gradients reach every parameter.
     """
 
     @abstractmethod
@@ -52,10 +52,13 @@ class Mixer(nn.Module, ABC):
 
 def replace_rows(state: State, rows: Tensor, other: State) -> State:
     """`other` where `rows` `(B,)` bool is true, `state` elsewhere, through the whole tree."""
-    if isinstance(state, Tensor):
-        return cast(State, torch.where(rows.view(-1, *(1,) * (state.ndim - 1)), cast(Tensor, other), state))
-    parts = [replace_rows(a, rows, b) for a, b in zip(state, other, strict=True)]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    parts = [
+        torch.where(rows.view(-1, *(1,) * (a.ndim - 1)), b, a) if isinstance(a, Tensor) else replace_rows(a, rows, b)
+        for a, b in zip(state, other, strict=True)
+    ]
+    return (
+        type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    )  # NamedTuples take their fields one by one
 
 
 def activate(x: Tensor, name: Activation) -> Tensor:
@@ -68,7 +71,7 @@ class MLP(Mixer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation: Activation = config.activation
         self.up = nn.Linear(config.width, config.mlp_ratio * config.width)
         self.down = nn.Linear(config.mlp_ratio * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -133,7 +136,7 @@ class Stack(Mixer):
     def __init__(self, config: ModelConfig, mixers: dict[str, Any]) -> None:
         super().__init__()
         terms = parse_pattern(config.pattern, tuple(mixers))
-        self.residuals = [term.residual for term in terms]
+        self.residuals: list[Residual] = [term.residual for term in terms]
         self.mixers = nn.ModuleList(mixers[term.name](config) for term in terms)
         # A shared norm is one module used several times; `norm_of` says which serves which mixer.
         self.norm_of = [term.slot for term in terms] if config.share_norms else list(range(len(terms)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
-from scanrl.data.stats import Stats
+from scanrl.stats import Stats
 from scanrl.types import Spec
 
 __all__ = ["Tokens"]

@@ -27,6 +27,17 @@ typedef struct {
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* The next block of channels is the next line of memory in every token: too far apart for the processor to guess. */
+INLINE vec load_ahead(const float *p, int lanes) {
+    __builtin_prefetch(p + LANES);
+    return load(p, lanes);
+}
+
+INLINE void store_ahead(float *p, vec v, int lanes) {
+    __builtin_prefetch(p + LANES, 1);
+    store(p, v, lanes);
+}
+
 INLINE vec channel(const float *p, int64_t e, int lanes) { return p ? load(p + e, lanes) : (vec){0}; }
 
 static void read_tokens(Tokens *k, const Inputs *in, int64_t row, int64_t e, int lanes, int64_t t0, int steps) {
@@ -34,8 +45,8 @@ static void read_tokens(Tokens *k, const Inputs *in, int64_t row, int64_t e, int
     const float *u = in->u.at + row * in->u.row + t0 * in->u.step + e;
     const float *dt = in->dt.at + row * in->dt.row + t0 * in->dt.step + e;
     for (int t = 0; t < steps; t++) {
-        vec x = load(dt + t * in->dt.step, lanes) + bias;
-        k->u[t] = load(u + t * in->u.step, lanes);
+        vec x = load_ahead(dt + t * in->dt.step, lanes) + bias;
+        k->u[t] = load_ahead(u + t * in->u.step, lanes);
         k->slope[t] = (vec){0} + 1.0f;
         k->delta[t] = x;
         if (in->softplus) k->slope[t] = sigmoid_softplus(x, &k->delta[t]);
@@ -99,10 +110,10 @@ static void write_outputs(const Tokens *k, const Forward *f, int64_t row, int64_
     for (int t = 0; t < steps; t++) {
         vec y = k->y[t] + D * k->u[t];
         if (in->z.at) {
-            vec z = load(in->z.at + row * in->z.row + (t0 + t) * in->z.step + e, lanes);
+            vec z = load_ahead(in->z.at + row * in->z.row + (t0 + t) * in->z.step + e, lanes);
             y *= z * sigmoid_softplus(z, NULL);
         }
-        store(f->y + (row * in->length + t0 + t) * in->channels + e, y, lanes);
+        store_ahead(f->y + (row * in->length + t0 + t) * in->channels + e, y, lanes);
     }
 }
 
@@ -143,11 +154,11 @@ typedef struct {
 static void read_gradients(Gradients *g, const Backward *p, int64_t row, int64_t e, int lanes, int64_t t0, int steps) {
     const Inputs *in = &p->in;
     for (int t = 0; t < steps; t++) {
-        vec dy = load(p->dy.at + row * p->dy.row + (t0 + t) * p->dy.step + e, lanes);
+        vec dy = load_ahead(p->dy.at + row * p->dy.row + (t0 + t) * p->dy.step + e, lanes);
         g->dy[t] = dy;
         g->du[t] = g->dexponent[t] = g->gate[t] = (vec){0};
         if (in->z.at) {
-            vec z = load(in->z.at + row * in->z.row + (t0 + t) * in->z.step + e, lanes);
+            vec z = load_ahead(in->z.at + row * in->z.row + (t0 + t) * in->z.step + e, lanes);
             vec sigmoid = sigmoid_softplus(z, NULL);
             g->dy[t] = dy * z * sigmoid;
             g->gate[t] = dy * sigmoid * (1.0f + z * (1.0f - sigmoid));
@@ -189,26 +200,27 @@ static void reverse_tile(Tokens *k, Gradients *g, const Tile *tile, int steps, v
         const float *b = tile->b + t * tile->b_step, *c = tile->c + t * tile->c_step;
         vec delta = k->delta[t], du = k->du[t], dy = g->dy[t];
         vec y = k->y[t], d_du = g->du[t], d_exponent = g->dexponent[t];
-        vec to_b[TILE], to_c[TILE];
 #pragma GCC unroll 8
-        for (int i = 0; i < TILE; i++) {
-            vec h = kept[t][i] + du * b[i];
-            vec grad = carried[i] + dy * c[i];
-            vec through = grad * kept[t][i]; /* dL/da * a */
-            y += h * c[i];
-            d_du += grad * b[i];
-            d_exponent += through * tile->A[i];
-            dA_sum[i] += through * delta;
-            to_b[i] = grad * du;
-            to_c[i] = h * dy;
-            carried[i] = grad * a[t][i];
+        for (int n = 0; n < TILE; n += 4) {
+            vec to_b[4], to_c[4]; /* four states at a time: more would not fit in registers */
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                int i = n + j;
+                vec h = kept[t][i] + du * b[i];
+                vec grad = carried[i] + dy * c[i];
+                vec through = grad * kept[t][i]; /* dL/da * a */
+                y += h * c[i];
+                d_du += grad * b[i];
+                d_exponent += through * tile->A[i];
+                dA_sum[i] += through * delta;
+                to_b[j] = grad * du;
+                to_c[j] = h * dy;
+                carried[i] = grad * a[t][i];
+            }
+            add_sums(dB + t * d_step + n, to_b[0], to_b[1], to_b[2], to_b[3]);
+            add_sums(dC + t * d_step + n, to_c[0], to_c[1], to_c[2], to_c[3]);
         }
         k->y[t] = y, g->du[t] = d_du, g->dexponent[t] = d_exponent;
-#pragma GCC unroll 8
-        for (int i = 0; i < TILE; i += 4) {
-            add_sums(dB + t * d_step + i, to_b[i], to_b[i + 1], to_b[i + 2], to_b[i + 3]);
-            add_sums(dC + t * d_step + i, to_c[i], to_c[i + 1], to_c[i + 2], to_c[i + 3]);
-        }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < TILE; i++) dh[i] = carried[i], dA[i] = dA_sum[i];
@@ -225,9 +237,9 @@ static void write_gradients(const Tokens *k, const Gradients *g, const Backward 
         int64_t at = (row * in->length + t0 + t) * in->channels + e;
         vec ddelta = k->u[t] * g->du[t] + g->dexponent[t] * ln2;
         vec ddt = ddelta * k->slope[t];
-        store(p->du + at, k->delta[t] * g->du[t] + D * g->dy[t], lanes);
-        store(p->ddt + at, ddt, lanes);
-        if (p->dz) store(p->dz + at, (k->y[t] + D * k->u[t]) * g->gate[t], lanes);
+        store_ahead(p->du + at, k->delta[t] * g->du[t] + D * g->dy[t], lanes);
+        store_ahead(p->ddt + at, ddt, lanes);
+        if (p->dz) store_ahead(p->dz + at, (k->y[t] + D * k->u[t]) * g->gate[t], lanes);
         dD += k->u[t] * g->dy[t];
         dbias += ddt;
     }

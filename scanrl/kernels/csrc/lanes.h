@@ -16,13 +16,14 @@ typedef float quad __attribute__((vector_size(16)));
 
 /* The first `lanes` floats at p, zeros behind them. */
 INLINE vec load(const float *p, int lanes) {
-    vec v = {0};
     if (__builtin_expect(lanes == LANES, 1)) {
-        memcpy(&v, p, sizeof v);
-    } else {
-        for (int i = 0; i < lanes; i++) v[i] = p[i];
+        vec whole;
+        memcpy(&whole, p, sizeof whole);
+        return whole;
     }
-    return v;
+    vec part = {0};
+    for (int i = 0; i < lanes; i++) part[i] = p[i];
+    return part;
 }
 
 INLINE void store(float *p, vec v, int lanes) {

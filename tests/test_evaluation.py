@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scanrl.evaluate import (
+from scanrl.evaluation import (
     Scores,
     bootstrap_interval,
     describe_runs,

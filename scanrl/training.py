@@ -22,15 +22,15 @@ from torch import Tensor
 from scanrl.checkpoint import prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
-from scanrl.data.stats import Stats
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.envs.make import environment_spec
-from scanrl.evaluate import evaluate, library_versions
+from scanrl.evaluation import evaluate, library_versions
 from scanrl.models.decision import DecisionModel
 from scanrl.nn.mamba import Mamba
 from scanrl.policy import Policy
-from scanrl.run import Metrics, Run, locked, new_run, open_run
+from scanrl.run import Metrics, Run, free_path, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
+from scanrl.stats import Stats
 from scanrl.types import DataError
 
 __all__ = ["Diverged", "Interrupted", "resume", "train"]
@@ -45,7 +45,7 @@ class Interrupted(RuntimeError):
 
     def __init__(self, number: int, path: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; continue with: scanrl resume {path}")
-        self.number = number
+        self.exit_code = 128 + number
 
 
 def train(
@@ -88,16 +88,16 @@ def run_training(
     config: RunConfig, data: str | Path | Dataset, *, out: str | Path | None = None, progress: bool = False
 ) -> Run:
     """`train` for a complete configuration."""
-    dataset = data if isinstance(data, Dataset) else load(data)
-    dataset = _bounded(dataset, config.env)
+    dataset = _bounded(data if isinstance(data, Dataset) else load(data), config.env)
     model = _new_model(config, dataset)
-    source = dataset.name if isinstance(data, Dataset) else _absolute(str(data))
-    run = new_run(None if out is None else Path(out), replace(config, data=source), Path(dataset.name).stem)
-    if isinstance(data, Dataset):
-        # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
-        source = f"store:{write_store(dataset, run.path / 'data').absolute()}"
-        run = _rewritten(run, replace(config, data=source))
+    path = free_path(config.recipe, Path(dataset.name).stem) if out is None else Path(out)
+    # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
+    kept = path.absolute() / "data"
+    source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
+    run = new_run(path, replace(config, data=source))
     with locked(run.path):
+        if isinstance(data, Dataset):
+            write_store(data, kept)
         _Trainer(run, dataset, model, progress).fit()
     return run
 
@@ -184,7 +184,9 @@ class _Trainer:
         value, size = float(loss.detach()), float(norm)
         if not (math.isfinite(value) and math.isfinite(size)):
             problem = f"loss {value}, gradient norm {size}"
-            raise Diverged(f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}")
+            raise Diverged(
+                f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.step, self.settings)
         self.optimizer.step()
@@ -264,13 +266,6 @@ def _absolute(uri: str) -> str:
     return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
 
 
-def _rewritten(run: Run, config: RunConfig) -> Run:
-    from scanrl.config import to_yaml
-
-    (run.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    return Run(run.path, config)
-
-
 def _optimizer(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
     """AdamW in two groups: the scan's own parameters are not pulled to zero (Gu and Dao 2023)."""
     exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in (m.A_log, m.D)}
@@ -303,7 +298,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -
 def _load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, tensors: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         state = {
-            key.partition("/")[0]: value.to(parameter.device) for key, value in tensors.items() if key.endswith(f"/{name}")
+            key.partition("/")[0]: value.to(parameter.device)
+            for key, value in tensors.items()
+            if key.endswith(f"/{name}")
         }
         if state:
             optimizer.state[parameter] = state

@@ -1,0 +1,431 @@
+"""The command `scanrl`: one verb, one function. Options are made from signatures and the settings' docstrings.
+
+Exit codes: 0 done, 1 checked and found wanting, 2 bad input, 3 corrupt file, 4 out of resources, 130/143 stopped by a
+signal. Errors are one line on standard error; `--debug` shows where they came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from scanrl import __version__
+from scanrl.config import read_yaml, to_yaml
+from scanrl.models.recipes import RECIPES
+from scanrl.run import Run
+from scanrl.settings import EvalConfig, ModelConfig, RunConfig, TrainConfig, run_config
+from scanrl.types import CorruptFile, DataError
+
+__all__ = ["VERBS", "main"]
+
+SHORT = {
+    "--steps": "--train.steps",
+    "--seed": "--train.seed",
+    "--val-split": "--train.validation",
+    "--context": "--model.context",
+}
+"""Short forms `scanrl train` accepts for what people change most."""
+
+
+def demo(out: Path = Path("outputs/demo"), seconds: float = 75.0, episodes: int = 20, seed: int = 0) -> int:
+    """Train Decision MetaMamba on the bundled Hopper data, try it in Hopper-v5, and write a report.
+
+    Args:
+        out: folder for the run; an earlier demo in it is replaced.
+        seconds: how long to train, wall clock.
+        episodes: episodes per policy.
+        seed: seed of everything.
+    """
+    from scanrl.demo import run_demo
+
+    run_demo(out, seconds=seconds, episodes=episodes, seed=seed)
+    return 0
+
+
+def doctor(json: bool = False) -> int:
+    """Show what this machine offers: device, which scan runs and why, versions, extras.
+
+    Args:
+        json: print one JSON object instead of tables.
+    """
+    from scanrl.doctor import EXTRAS, diagnose
+
+    found = diagnose()
+    if json:
+        return _print_json(found)
+    device, scan = found["device"], found["scan"]
+    rows = [("device", f"{device['kind']}: {device['name']}, {device['cores']} cores, {device['threads']} threads")]
+    rows += [("system", f"{device['system']}, Python {device['python']}")]
+    rows += [("scan", f"{scan['impl']} ({scan['detail']}): {scan['reason']}")]
+    rows += [(name, number or "not installed") for name, number in found["versions"].items()]
+    for name, there in found["extras"].items():
+        state = "present" if there else f"missing: pip install 'scanrl[{name}]'"
+        rows.append((f"[{name}]", f"{state} ({EXTRAS[name][1]})"))
+    _print_table(("", "found"), rows)
+    return 0
+
+
+def models(observations: int = 11, actions: int = 3, discrete: bool = False, json: bool = False) -> int:
+    """List the recipes with their parameter counts.
+
+    Args:
+        observations: entries of an observation.
+        actions: entries of an action, or number of choices with --discrete.
+        discrete: actions are choices.
+        json: print one JSON object instead of a table.
+    """
+    from scanrl.models.catalogue import catalogue
+
+    rows = catalogue(observations, actions, "discrete" if discrete else "continuous")
+    if json:
+        return _print_json({"observations": observations, "actions": actions, "recipes": rows})
+    _print_table(
+        ("recipe", "parameters", "context", "what it is"),
+        [(r["recipe"], f"{r['parameters']:,}", r["context"], r["about"]) for r in rows],
+        right=(1, 2),
+    )
+    return 0
+
+
+def data_info(uri: Positional[str], json: bool = False) -> int:
+    """Show what a dataset holds.
+
+    Args:
+        uri: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path.
+        json: print one JSON object instead of a table.
+    """
+    from scanrl.data import load
+    from scanrl.data.summary import summary
+
+    found = summary(load(uri))
+    if json:
+        return _print_json(found)
+    _print_table(("", found["name"]), [(k, _text(v)) for k, v in found.items() if k != "name"])
+    return 0
+
+
+def data_convert(
+    uri: Positional[str], out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], overwrite: bool = False
+) -> int:
+    """Convert a dataset to a store: a checksummed folder of memory-mappable arrays.
+
+    Args:
+        uri: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path.
+        out: the folder to write.
+        overwrite: replace a store that is already there.
+    """
+    from scanrl.data import load, write_store
+
+    dataset = load(uri)
+    write_store(dataset, out, overwrite=overwrite)
+    print(f"{out}: {len(dataset)} episodes, {dataset.steps} steps, fingerprint {dataset.fingerprint[:12]}")
+    return 0
+
+
+def data_validate(uri: Positional[str]) -> int:
+    """Check a dataset; list what is wrong with it and exit with 1.
+
+    Args:
+        uri: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path.
+    """
+    from scanrl.data import check, load
+
+    dataset = load(uri, checked=False)
+    problems = check(dataset)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{uri}: {len(dataset)} episodes, {dataset.steps} steps: nothing wrong found")
+    return 1 if problems else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainArguments:
+    """Train a recipe on recorded episodes.
+
+    Short forms: --steps, --seed, --context, --val-split for --train.steps, --train.seed, --model.context,
+    --train.validation. The defaults shown are those of the recipe that is named.
+    """
+
+    recipe: Positional[str]
+    """One of the recipes that `scanrl models` lists."""
+    data: str
+    """The episodes: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path."""
+    env: str | None
+    """Gymnasium id to evaluate in; none trains without."""
+    model: ModelConfig
+    train: TrainConfig
+    eval: EvalConfig
+    out: Path | None = None
+    """The run folder; by default the first free one under outputs/train, with a link `last` to it."""
+    config: Path | None = None
+    """A YAML file with settings; options on the command line win over it."""
+    print_config: bool = False
+    """Print the settings as YAML and stop."""
+
+
+def train(words: Sequence[str]) -> int:
+    """Train a recipe on recorded episodes."""
+    from scanrl.training import run_training
+
+    words = [_long(word) for word in words]
+    asked_help = bool({"-h", "--help"} & set(words))
+    name = words[0] if words and not words[0].startswith("-") else None
+    if name is None and not asked_help:
+        raise DataError(f"train: recipe: expected one of {', '.join(RECIPES)}, got none")
+    file = _option(words, "--config")
+    # Recipe and file are known before the rest is parsed, so that they are the defaults of every other option.
+    base = run_config(name or "dmm-dc", read_yaml(file) if file else {})
+    default = _TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
+    chosen: _TrainArguments = _parse(_TrainArguments, "train", words, default=default)
+    config = RunConfig(base.recipe, chosen.data, chosen.env, chosen.model, chosen.train, chosen.eval)
+    if chosen.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    if not config.data:
+        raise DataError("train: data: expected --data with a file, folder or URI, got none")
+    return _tell_run(run_training(config, config.data, out=chosen.out, progress=True))
+
+
+def resume(run: Positional[Path]) -> int:
+    """Continue a run from its latest checkpoint.
+
+    Args:
+        run: the run folder.
+    """
+    from scanrl.training import resume as resume_run
+
+    return _tell_run(resume_run(run, progress=True))
+
+
+def evaluate(
+    run: Positional[Path],
+    env: str | None = None,
+    episodes: int = 20,
+    target_return: tuple[float | Literal["auto"], ...] = ("auto",),
+    sweep_targets: bool = False,
+    context: int | Literal["recurrent"] = "recurrent",
+    seed: int = 1000,
+    num_envs: int = 20,
+    save: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Play episodes with a trained policy and score them.
+
+    Args:
+        run: a run folder (its latest checkpoint) or a checkpoint folder.
+        env: Gymnasium id; by default the run's own.
+        episodes: episodes per target return.
+        target_return: returns to ask for, raw units; auto is the best return of the training data.
+        sweep_targets: ask for a quarter, half, three quarters and all of the best return instead.
+        context: recurrent, or the number of steps whose window is recomputed at every step.
+        seed: decides the initial state of each episode.
+        num_envs: environments stepped side by side.
+        save: also write the episodes as a store into this folder.
+        json: print one JSON object instead of a table.
+    """
+    from scanrl.scoring import score_run
+
+    wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
+    found = score_run(run, env, wanted, episodes=episodes, context=context, seed=seed, num_envs=num_envs, save=save)
+    if json:
+        return _print_json([scores.to_json() for scores in found])
+    _print_table(
+        ("target", "return", "95 % interval", "normalised", "length", "episodes"),
+        [
+            (
+                "-" if s.target_return is None else f"{s.target_return:g}",
+                f"{s.mean:.1f} ± {s.std:.1f}",
+                "-" if s.interval is None else f"{s.interval[0]:.1f} to {s.interval[1]:.1f}",
+                "-" if s.normalized is None else f"{s.normalized.mean():.1f}",
+                f"{s.lengths.mean():.0f}",
+                s.episodes,
+            )
+            for s in found
+        ],
+        right=(0, 1, 2, 3, 4, 5),
+    )
+    print(f"{found[0].env_id}, context {found[0].context}, seed {seed}; 1 training run: no interval over seeds")
+    return 0
+
+
+VERBS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "doctor": doctor,
+    "models": models,
+    "data info": data_info,
+    "data convert": data_convert,
+    "data validate": data_validate,
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    warnings.showwarning = _show_warning
+    try:
+        return _dispatch(words)
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            raise
+        return _failure(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("--version", "version"):
+        print(f"scanrl {__version__}")
+        return 0
+    size = 2 if words[0] == "data" else 1
+    verb = " ".join(words[:size])
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"verb: expected one of {', '.join(VERBS)}, got {verb!r}{hint}")
+    rest = words[size:]
+    if verb == "train":
+        return train(rest)
+    return _call(VERBS[verb], verb, rest)
+
+
+def _failure(error: BaseException) -> int:
+    """The exit code of an error, after one line about it."""
+    from signal import SIGINT
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0
+    code, text = 1, f"{type(error).__name__}: {error}"
+    if isinstance(error, CorruptFile):
+        code, text = 3, str(error)
+    elif isinstance(error, DataError):
+        code, text = 2, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        code, text = 128 + SIGINT, "interrupted"
+    elif isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
+        return 1
+    elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FULL):
+        code, text = (
+            4,
+            f"out of resources: {error or 'memory'} (a smaller train.batch_size or model.context needs less)",
+        )
+    elif (stopped := getattr(error, "exit_code", None)) is not None:
+        code, text = stopped, str(error)
+    print("scanrl: " + " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    print(f"scanrl: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _parse(target: Any, verb: str, words: Sequence[str], **options: Any) -> Any:
+    """What tyro makes of `words`; its boxed complaints become one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                target, prog=f"scanrl {verb}", args=words, config=(tyro.conf.FlagCreatePairsOff,), **options
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise DataError(f"{verb}: {_unboxed(complaint.getvalue())}") from None
+
+
+def _call(function: Callable[..., int], verb: str, words: Sequence[str]) -> int:
+    """Parse first and call afterwards: what the verb itself prints is none of the parser's business."""
+
+    @functools.wraps(function)
+    def later(**arguments: Any) -> Callable[[], int]:
+        return functools.partial(function, **arguments)
+
+    return _parse(later, verb, words)()
+
+
+def _unboxed(text: str) -> str:
+    """The sentences of a box, without its frame and its advice to read the help."""
+    lines = (line.strip("│ ") for line in text.splitlines() if line.startswith("│"))
+    kept = [line for line in lines if line and not line.startswith(("─", "For full helptext"))]
+    return " ".join(" ".join(kept).split())
+
+
+def _long(word: str) -> str:
+    key, equals, value = word.partition("=")
+    return SHORT.get(key, key) + equals + value
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of one option before the others are parsed."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _overview() -> str:
+    lines = ["usage: scanrl VERB [options]   (scanrl VERB --help tells the options of a verb)", ""]
+    for verb, function in VERBS.items():
+        lines.append(f"  {verb:<14} {(function.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "  --debug        with any verb: show where an error came from", "  --version"])
+
+
+def _tell_run(run: Run) -> int:
+    last = run.metrics()[-1:] or [{}]
+    for name, value in last[0].items():
+        print(f"{name:<24} {_text(value)}")
+    print(f"run: {run.path}")
+    print(f"next: scanrl eval {run.path} --env {run.config.env or 'ENV'}")
+    return 0
+
+
+def _print_json(values: Any) -> int:
+    print(json.dumps(values, indent=1))
+    return 0
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> None:
+    """Plain columns: they survive a pipe, a narrow window and a copy into a mail."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(padded).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(_text(v) for v in value)
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""`Stats`: the figures of a dataset that a model keeps beside its weights to scale what goes in and out.
+
+Symbols: `O`/`A` observation/action shape. Fitted once from raw data, stored, applied by the model and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scanrl.types import DataError
+
+if TYPE_CHECKING:
+    from scanrl.data.dataset import Dataset
+
+__all__ = ["Stats", "return_scale"]
+
+_BLOCK = 1 << 16
+_ARRAYS = ("observation_mean", "observation_std", "action_low", "action_high")
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """Scales of one dataset, all in raw units.
+
+    Attributes:
+        observation_mean: `(*O)` float32, over all steps.
+        observation_std: `(*O)` float32, population standard deviation + 1e-6; 1 where an entry never changes.
+        return_scale: returns-to-go are divided by this before they reach the network; a power of ten, never 0.
+        action_low: `(A,)` float32, bounds of the environment or, where unknown, of the data; `None` if discrete.
+        action_high: likewise.
+        max_length: steps of the longest episode.
+        return_max: highest return of an episode.
+        return_mean: mean return over episodes.
+    """
+
+    observation_mean: np.ndarray
+    observation_std: np.ndarray
+    return_scale: float
+    action_low: np.ndarray | None
+    action_high: np.ndarray | None
+    max_length: int
+    return_max: float
+    return_mean: float
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> Stats:
+        """The figures of `dataset`, accumulated in float64."""
+        mean, std = _moments(dataset.observations)
+        low, high = _action_bounds(dataset)
+        returns = dataset.returns
+        return cls(
+            observation_mean=mean.astype(np.float32),
+            observation_std=np.where(std < 1e-6, 1.0, std + 1e-6).astype(np.float32),
+            return_scale=return_scale(float(np.abs(dataset.returns_to_go).max())),
+            action_low=low,
+            action_high=high,
+            max_length=int(dataset.lengths.max()),
+            return_max=float(returns.max()),
+            return_mean=float(returns.mean()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that keeps every float exactly; `from_json` turns it back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Stats:
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: a field is missing or unknown.
+        """
+        expected = {field.name for field in fields(cls)}
+        if set(values) != expected:
+            wrong = sorted(expected ^ set(values))[0]
+            raise DataError(f"stats: {wrong}: expected {sorted(expected)}, got {sorted(values)}")
+        arrays = {k: np.asarray(values[k], np.float32) for k in _ARRAYS if values[k] is not None}
+        return cls(**{**values, **arrays})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stats):
+            return NotImplemented
+        return self.to_json() == other.to_json()
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __repr__(self) -> str:
+        return (
+            f"Stats(observation={self.observation_mean.shape}, return_scale={self.return_scale:g}, "
+            f"max_length={self.max_length}, return_mean={self.return_mean:.1f}, return_max={self.return_max:.1f})"
+        )
+
+
+def return_scale(largest: float) -> float:
+    """The power of ten that brings `largest` (an absolute return-to-go) into [1, 10); 1 if it is 0 or not finite.
+
+    Gives 1000 for Hopper (3600) and 1 for sparse tasks (a return of 1), as the papers set by hand.
+    """
+    if not (math.isfinite(largest) and largest > 0):
+        return 1.0
+    exponent = math.floor(math.log10(largest))
+    return float(f"1e{min(max(exponent, -30), 30)}")
+
+
+def _moments(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation over steps, two passes in blocks: no float64 copy of the whole."""
+    n, shape = len(observations), observations.shape[1:]
+    blocks = [observations[i : i + _BLOCK] for i in range(0, n, _BLOCK)]
+    mean = sum((block.sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(shape)) / n
+    square = sum((((block - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(shape)) / n
+    return mean, np.sqrt(square)
+
+
+def _action_bounds(dataset: Dataset) -> tuple[np.ndarray | None, np.ndarray | None]:
+    spec = dataset.spec
+    if spec.action_kind == "discrete":
+        return None, None
+    low, high = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
+    if spec.action_low is not None and spec.action_high is not None:
+        given_low, given_high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+        low = np.where(np.isfinite(given_low), given_low, low)
+        high = np.where(np.isfinite(given_high), given_high, high)
+    return low.astype(np.float32), high.astype(np.float32)
