@@ -17,7 +17,6 @@ from scanrl.kernels.inputs import Inputs
 __all__ = ["Isa", "extension", "isa", "scan", "threads"]
 
 LOG2E = 1.4426950408889634
-CHUNK = 16  # steps between stored states, as in csrc/scan.h
 TASKS = 32  # pieces of work to aim at: enough for any sensible number of threads, few enough to add up
 SMALL = 1 << 15  # B * L * E * N below which waking a second thread costs more than it saves
 
@@ -135,7 +134,7 @@ def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Ten
     states = x.A.shape[0]
     y = x.u.new_empty(x.u.shape)
     last = x.u.new_empty(batch, states, channels)
-    checkpoints = x.u.new_empty(batch, -(-length // CHUNK), states, channels) if keep else None
+    checkpoints = x.u.new_empty(batch, -(-length // module.chunk), states, channels) if keep else None
     plan = _plan(x)
     module.forward(*_integers(x, plan, softplus), y.data_ptr(), last.data_ptr(), _address(checkpoints))
     return y, last, checkpoints

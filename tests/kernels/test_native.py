@@ -221,7 +221,7 @@ def test_memory_for_backward_is_one_state_per_chunk():
         selective_scan(**x, impl="native")
     own = {x[n].data_ptr() for n in x}
     extra = sum(t.numel() for t in saved if t.data_ptr() not in own)
-    assert extra <= 2 * 320 // native.CHUNK * 32 * 16 + 2 * 32 * 16
+    assert extra <= 2 * 320 // extension.chunk * 32 * 16 + 2 * 32 * 16
 
 
 def child(code: str, **environment: str) -> subprocess.CompletedProcess:

@@ -5,7 +5,8 @@
  *
  * Tokens are taken in chunks, states in tiles, so that a tile stays in registers and what a chunk needs stays in the
  * first-level cache. Forward stores the state before every chunk; backward starts from it, recomputes the chunk and
- * walks it in reverse. Nothing of size L x E x N is ever stored.
+ * walks it in reverse. Nothing of size L x E x N is ever stored. What limits it is arithmetic: per token, channel and
+ * state, forward takes 9 multiplications or multiply-adds and backward 18, of which 6 each are the exponential.
  */
 #include "lanes.h"
 #include "scan.h"

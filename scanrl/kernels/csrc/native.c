@@ -10,6 +10,12 @@
 
 #include "scan.h"
 
+#ifdef _OPENMP
+enum { OPENMP = 1 };
+#else
+enum { OPENMP = 0 };
+#endif
+
 static const Kernel *const KERNELS[] = {
 #if defined(__x86_64__)
     &scanrl_avx512,
@@ -214,10 +220,7 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "The selec
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&MODULE);
-#ifdef _OPENMP
-    if (module && PyModule_AddIntConstant(module, "openmp", 1) < 0) Py_CLEAR(module);
-#else
-    if (module && PyModule_AddIntConstant(module, "openmp", 0) < 0) Py_CLEAR(module);
-#endif
+    if (module && PyModule_AddIntConstant(module, "openmp", OPENMP) < 0) Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "chunk", CHUNK) < 0) Py_CLEAR(module);
     return module;
 }
