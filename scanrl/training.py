@@ -33,7 +33,7 @@ from scanrl.settings import RunConfig, TrainConfig, run_config
 from scanrl.stats import Stats
 from scanrl.types import DataError
 
-__all__ = ["Diverged", "Interrupted", "resume", "train"]
+__all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
 
 
 class Diverged(RuntimeError):
@@ -116,6 +116,18 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
         trainer.restore()
         trainer.fit()
     return run
+
+
+def time_update(config: RunConfig, dataset: Dataset, updates: int = 12) -> float:
+    """Seconds of one update of this run on this machine: the median of a few, nothing is kept."""
+    trainer = _Trainer(Run(Path(), config), dataset, _new_model(config, dataset), False)
+    times = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(updates):
+            began = time.perf_counter()
+            trainer._update()
+            times.append(time.perf_counter() - began)
+    return sorted(times)[updates // 2]
 
 
 class _Trainer:

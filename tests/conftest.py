@@ -12,7 +12,7 @@ import torch
 
 from scanrl.batch import Batch
 from scanrl.data import Dataset
-from scanrl.data.stats import Stats
+from scanrl.stats import Stats
 from scanrl.types import Spec, Trajectory
 
 torch.set_num_threads(1)

@@ -1,0 +1,55 @@
+# `make demo` and `make test` work on a fresh checkout: they make their own virtual environment in .venv.
+# PYTHON picks the interpreter; TORCH the pinned torch (a small CPU build where the index has one).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-slow check fmt lint types bench wheel-test clean
+
+demo: $(READY)
+	$(BIN)/scanrl demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: lint types test
+
+fmt: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+# Short timings, each checked against its definition first; docs/performance.md tells how they were read.
+bench: $(READY)
+	$(BIN)/python -m benchmarks.scan
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.acting
+
+# What a user gets: the wheel, installed elsewhere, without the source tree; and once more without a compiler.
+wheel-test: $(READY)
+	$(BIN)/python tools/wheel_test.py --torch '$(TORCH)'
+
+# Editable, with the C extension compiled in place where there is a compiler. torch comes first, pinned: left to itself
+# pip would take the newest build with gigabytes of CUDA.
+$(READY): pyproject.toml setup.py $(wildcard scanrl/kernels/csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) scanrl/kernels/*.so
