@@ -89,12 +89,12 @@ class GaussianHead(Head):
         super().__init__(width, 2 * action_size)
 
     def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
-        mean, log_std = self._parameters(hidden)
+        mean, log_std = self._moments(hidden)
         nll = 0.5 * ((actions - mean) / log_std.exp()) ** 2 + log_std + 0.5 * math.log(2 * math.pi)
         return masked_mean(nll, mask)
 
     def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean, log_std = self._parameters(hidden)
+        mean, log_std = self._moments(hidden)
         if generator is None:
             return mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)

@@ -1,0 +1,191 @@
+"""The decision model: padding, causality, loss, initialisation, heads and scaling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scanrl.batch import Batch
+from scanrl.data.windows import WindowSampler
+from scanrl.models.decision import DecisionModel
+from scanrl.models.recipes import RECIPES, recipe
+from scanrl.nn.mamba import Mamba
+from scanrl.types import DataError
+from tests.conftest import BOX, CHOICE, make_batch, make_dataset, make_stats
+
+every_recipe = pytest.mark.parametrize("name", list(RECIPES))
+
+
+def build(name: str, spec=BOX, **changes) -> DecisionModel:
+    config = replace(recipe(name).model, **{"width": 16, "context": 8, "dropout": 0.0, "state_size": 4, **changes})
+    return DecisionModel(config, spec, make_stats(spec))
+
+
+def padded(batch: Batch, extra: int) -> Batch:
+    """The same windows with `extra` steps of padding that hold garbage."""
+
+    def pad(x: torch.Tensor, value: float) -> torch.Tensor:
+        return torch.cat([x, torch.full((len(x), extra, *x.shape[2:]), value).to(x.dtype)], 1)
+
+    return Batch(*(pad(x, 3) for x in batch[:4]), pad(batch.timesteps, 0), pad(batch.mask, False))
+
+
+@every_recipe
+def test_padding_changes_neither_loss_nor_gradient(name: str) -> None:
+    model, batch = build(name), make_batch(BOX, 4, 6)
+    gradients = []
+    for case in (batch, padded(batch, 5)):
+        model.zero_grad()
+        loss = model.loss(case)
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@every_recipe
+def test_loss_is_the_mean_over_valid_entries_only(name: str) -> None:
+    model, batch = build(name), make_batch(BOX, 3, 5)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    batch = batch._replace(mask=mask)
+    with torch.no_grad():
+        error = (model.tokens.scale_actions(model.actions(batch)) - model.tokens.scale_actions(batch.actions)) ** 2
+        torch.testing.assert_close(model.loss(batch), error[mask].mean())
+
+
+def test_a_batch_without_a_valid_entry_has_no_loss_and_no_gradient() -> None:
+    model, batch = build("dmm-dc"), make_batch(BOX, 2, 4)
+    loss = model.loss(batch._replace(mask=torch.zeros(2, 4, dtype=torch.bool)))
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@every_recipe
+def test_an_action_never_depends_on_itself_or_on_anything_later(name: str) -> None:
+    model, batch = build(name).eval(), make_batch(BOX, 2, 8)
+    with torch.no_grad():
+        before = model.actions(batch)
+        for t in range(8):
+            changed = Batch(*(x.clone() for x in batch))
+            changed.actions[:, t:] = 0.9
+            changed.rewards[:, t:] = 9.0
+            changed.observations[:, t + 1 :] = 9.0
+            changed.returns_to_go[:, t + 1 :] = 9.0
+            assert torch.equal(model.actions(changed)[:, : t + 1], before[:, : t + 1])
+
+
+@every_recipe
+def test_gradients_reach_every_parameter_an_output_depends_on(name: str) -> None:
+    model = build(name)
+    model.loss(make_batch(BOX, 4, 8)).backward()
+    idle = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert {n for n in idle if not n.startswith("extras.")} == set()
+
+
+@every_recipe
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    one, two = build(name), build(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mamba_keeps_its_step_sizes_through_the_models_initialisation() -> None:
+    model = build("dmm-dc", width=64)
+    mambas = [m for m in model.modules() if isinstance(m, Mamba)]
+    assert len(mambas) == 3
+    for mamba in mambas:
+        dt = torch.nn.functional.softplus(mamba.dt_proj.bias)
+        assert dt.max() <= 0.1001
+        assert dt.min() < 3e-3
+    reset = build("dmm-dc", width=64, dt_init="gpt2_reset")
+    assert not next(m for m in reset.modules() if isinstance(m, Mamba)).dt_proj.bias.any()
+
+
+def test_raw_units_go_in_and_scaling_happens_once() -> None:
+    """A model with other statistics sees other tokens; equal standardised inputs give equal actions."""
+    model = build("dmm-dc").eval()
+    stats = make_stats(BOX)
+    moved = replace(stats, observation_mean=stats.observation_mean + 5, observation_std=stats.observation_std * 2)
+    other = DecisionModel(model.config, BOX, moved)
+    other.load_state_dict(model.state_dict())
+    batch = make_batch(BOX, 2, 4)
+    standard = (batch.observations - torch.tensor(stats.observation_mean)) / torch.tensor(stats.observation_std)
+    same = standard * torch.tensor(moved.observation_std) + torch.tensor(moved.observation_mean)
+    with torch.no_grad():
+        expected = model.actions(batch)
+        torch.testing.assert_close(other.eval().actions(batch._replace(observations=same)), expected)
+
+
+def test_actions_are_scaled_to_the_heads_range_and_back() -> None:
+    tokens = build("dmm-dc").tokens
+    low, high = torch.tensor(BOX.action_low), torch.tensor(BOX.action_high)
+    torch.testing.assert_close(tokens.scale_actions(torch.stack([low, high])), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    raw = torch.rand(7, 2)
+    torch.testing.assert_close(tokens.unscale_actions(tokens.scale_actions(raw)), raw)
+
+
+@pytest.mark.parametrize(("spec", "head"), [(BOX, "regression"), (BOX, "gaussian"), (CHOICE, "categorical")])
+def test_every_head_learns_to_repeat_its_data(spec, head: str) -> None:
+    torch.manual_seed(0)
+    model, batch = build("dmm-dc", spec, head=head), make_batch(spec, 4, 4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(80):
+        loss = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.4 * abs(losses[0])
+
+
+def test_gaussian_loss_is_the_negative_log_likelihood() -> None:
+    model = build("dmm-dc", head="gaussian").eval()
+    hidden, actions = torch.randn(2, 3, 16), torch.rand(2, 3, 2)
+    mean, log_std = model.head.linear(hidden).chunk(2, -1)
+    expected = -torch.distributions.Normal(mean.tanh(), log_std.exp()).log_prob(actions).mean()
+    torch.testing.assert_close(model.head.loss(hidden, actions, torch.ones(2, 3, dtype=torch.bool)), expected)
+
+
+def test_a_head_that_does_not_serve_the_actions_is_refused() -> None:
+    with pytest.raises(DataError, match=r"model.head: expected a head for discrete actions, got 'gaussian'"):
+        build("dmm-dc", CHOICE, head="gaussian")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout": "Ra"}, "with an s"),
+        ({"layout": "Rss"}, "distinct letters"),
+        ({"layout": "aRs"}, "expected only R before s"),
+        ({"heads": 3}, "expected a divisor of the width"),
+        ({"dropout": 1.0}, "expected a value in"),
+        ({"window": 0}, "expected at least 1"),
+    ],
+)
+def test_impossible_networks_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build("dmm-dc", **changes)
+
+
+def test_windows_of_a_dataset_can_be_trained_on() -> None:
+    dataset = make_dataset()
+    model = build("dmm-dl")
+    sampler = WindowSampler(dataset, 8, 16, seed=0)
+    loss = model.loss(sampler.sample())
+    loss.backward()
+    assert np.isfinite(float(loss.detach()))
+
+
+def test_time_embedding_tells_steps_apart_and_ends_with_its_table() -> None:
+    model, batch = build("dt", max_length=6).eval(), make_batch(BOX, 1, 4)
+    with torch.no_grad():
+        late, later = (model.actions(batch._replace(timesteps=batch.timesteps + n)) for n in (50, 90))
+        assert torch.equal(late, later)
+        assert not torch.equal(late, model.actions(batch))

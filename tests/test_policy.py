@@ -1,0 +1,236 @@
+"""Acting step by step equals the training forward on the same history, for every recipe and layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scanrl.batch import Batch
+from scanrl.models.decision import DecisionModel
+from scanrl.models.recipes import RECIPES, recipe
+from scanrl.nn import ModelConfig
+from scanrl.policy import Policy
+from scanrl.types import DataError, Spec
+from tests.conftest import BOX, CHOICE, make_stats
+
+CONTEXT = 10
+LAYOUTS = ["Rsa", "sar", "sa", "s", "sRa", "Rsar"]
+CASES = [(name, "", BOX) for name in RECIPES]
+CASES += [("dmm-dc", layout, BOX) for layout in LAYOUTS] + [("dt", layout, BOX) for layout in LAYOUTS]
+CASES += [("dmm-dl", "", CHOICE), ("dt", "sar", CHOICE)]
+every_case = pytest.mark.parametrize(
+    ("name", "layout", "spec"), CASES, ids=[f"{n}-{y}-{s.action_kind}" for n, y, s in CASES]
+)
+
+
+def tiny(name: str, layout: str = "", **changes: object) -> ModelConfig:
+    config = recipe(name).model
+    layout = layout or config.layout
+    return replace(config, width=16, context=CONTEXT, max_length=40, state_size=4, layout=layout, **changes)  # type: ignore[arg-type]
+
+
+def model_of(config: ModelConfig, spec: Spec = BOX) -> DecisionModel:
+    """Weights large enough that every token matters to the action."""
+    model = DecisionModel(config, spec, make_stats(spec), seed=1)
+    with torch.no_grad():
+        g = torch.Generator().manual_seed(2)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=g))
+    return model.eval()
+
+
+def play(policy: Policy, steps: int, streams: int = 3, seed: int = 0, target: float = 25.0) -> Batch:
+    """What a rollout sees and does, as the training batch it would become. Rewards are made up."""
+    rng = np.random.default_rng(seed)
+    seen = rng.normal(size=(steps, streams, 5)).astype(np.float32)
+    earned = rng.normal(size=(steps, streams)).astype(np.float32)
+    policy.reset()
+    actions = []
+    for t in range(steps):
+        before = earned[t - 1] if t else np.zeros(streams, np.float32)
+        actions.append(policy.act(seen[t], before, np.full(streams, t == 0)))
+    spent = np.concatenate([np.zeros((1, streams)), np.cumsum(earned, 0)[:-1]])
+    return Batch(
+        observations=torch.from_numpy(seen).transpose(0, 1),
+        actions=torch.from_numpy(np.stack(actions, 1)),
+        rewards=torch.from_numpy(earned).T,
+        returns_to_go=torch.from_numpy((target - spent).astype(np.float32)).T,
+        timesteps=torch.arange(steps).expand(streams, steps),
+        mask=torch.ones(streams, steps, dtype=torch.bool),
+    )
+
+
+@every_case
+def test_recurrent_acting_equals_the_training_forward(name: str, layout: str, spec: Spec) -> None:
+    # 25 steps: beyond the training window (attention then has its sliding window) and within the time table.
+    policy = Policy(model_of(tiny(name, layout), spec), target_return=25.0)
+    batch = play(policy, 25)
+    with torch.inference_mode():
+        expected = policy.model.actions(batch)
+    torch.testing.assert_close(batch.actions, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_case
+def test_acting_on_a_window_equals_the_training_forward_on_that_window(name: str, layout: str, spec: Spec) -> None:
+    policy = Policy(model_of(tiny(name, layout), spec), target_return=25.0, context=CONTEXT)
+    batch = play(policy, 25)
+    for t in (0, 3, CONTEXT - 1, CONTEXT, 24):
+        window = slice(max(0, t - CONTEXT + 1), t + 1)
+        with torch.inference_mode():
+            expected = policy.model.actions(Batch(*(column[:, window] for column in batch)))[:, -1]
+        torch.testing.assert_close(batch.actions[:, t], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl"])
+def test_both_ways_of_acting_agree_within_one_training_window(name: str) -> None:
+    model = model_of(tiny(name))
+    recurrent = play(Policy(model, target_return=25.0), CONTEXT)
+    window = play(Policy(model, target_return=25.0, context=CONTEXT), CONTEXT)
+    torch.testing.assert_close(recurrent.actions, window.actions, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["recurrent", CONTEXT])
+@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "dmm26"])
+def test_a_row_that_restarts_acts_like_a_fresh_stream(name: str, context: str | int) -> None:
+    model = model_of(tiny(name))
+    policy = Policy(model, target_return=25.0, context=context)  # type: ignore[arg-type]
+    rng = np.random.default_rng(3)
+    seen, earned = rng.normal(size=(20, 3, 5)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
+    starts = np.zeros((20, 3), bool)
+    starts[0] = starts[7, 1] = starts[13, 2] = starts[14, 1] = True
+    mixed = np.stack([policy.act(seen[t], earned[t - 1], starts[t]) for t in range(20)])
+    for row in range(3):
+        begin = 0
+        for t in range(20):
+            if starts[t, row]:
+                alone, begin = Policy(model, target_return=25.0, context=context), t  # type: ignore[arg-type]
+            action = alone.act(seen[t, row], earned[t - 1, row], t == begin)
+            np.testing.assert_allclose(action, mixed[t, row], rtol=1e-5, atol=1e-5)
+
+
+def test_restarting_one_row_leaves_the_others_bit_unchanged() -> None:
+    model = model_of(tiny("dmm-dc"))
+    rng = np.random.default_rng(0)
+    seen, earned = rng.normal(size=(12, 4, 5)).astype(np.float32), rng.normal(size=(12, 4)).astype(np.float32)
+    quiet, disturbed = Policy(model), Policy(model)
+    for t in range(12):
+        flags = np.zeros(4, bool)
+        flags[1] = t in (3, 4, 9)
+        kept = quiet.act(seen[t], earned[t])[[0, 2, 3]]
+        assert np.array_equal(disturbed.act(seen[t], earned[t], flags)[[0, 2, 3]], kept)
+
+
+def test_a_refused_observation_changes_no_stream() -> None:
+    model = model_of(tiny("dmm-dc"))
+    policy, untouched = Policy(model), Policy(model)
+    seen = np.random.default_rng(0).normal(size=(6, 3, 5)).astype(np.float32)
+    for t in range(3):
+        policy.act(seen[t], np.ones(3)), untouched.act(seen[t], np.ones(3))
+    broken = seen[3].copy()
+    broken[2, 4] = np.nan
+    with pytest.raises(DataError, match="stream 2: observations: expected finite"):
+        policy.act(broken, np.ones(3))
+    with pytest.raises(DataError, match="stream 1: rewards: expected finite"):
+        policy.act(seen[3], np.array([0.0, np.inf, 0.0]))
+    with pytest.raises(DataError, match=r"observations: expected \(5,\)"):
+        policy.act(np.zeros((3, 4)), np.ones(3))
+    with pytest.raises(DataError, match="expected 3 streams, got 2"):
+        policy.act(seen[3][:2], np.ones(2))
+    assert np.array_equal(policy.act(seen[3], np.ones(3)), untouched.act(seen[3], np.ones(3)))
+
+
+def test_a_failure_inside_the_network_changes_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(tiny("dmm-dc"))
+    policy, untouched = Policy(model), Policy(model)
+    seen = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
+    for t in range(2):
+        policy.act(seen[t], np.ones(2)), untouched.act(seen[t], np.ones(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "decide", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+        with pytest.raises(RuntimeError, match="no memory"):
+            policy.act(seen[2], np.ones(2))
+    assert np.array_equal(policy.act(seen[2], np.ones(2)), untouched.act(seen[2], np.ones(2)))
+
+
+def test_one_stream_and_a_batch_of_one_are_the_same() -> None:
+    model = model_of(tiny("dmm-dc"))
+    one, batch = Policy(model), Policy(model)
+    for t in range(4):
+        seen = np.full(5, float(t))
+        action = one.act(seen, 1.0, t == 0)
+        assert action.shape == (2,)
+        assert np.array_equal(action, batch.act(seen[None], [1.0], [t == 0])[0])
+
+
+def test_the_first_act_after_reset_starts_every_stream() -> None:
+    policy = Policy(model_of(tiny("dmm-dc")))
+    seen = np.ones((2, 5), np.float32)
+    first = policy.act(seen, 0.0, True)
+    policy.act(seen, 5.0)
+    policy.reset(2)
+    assert np.array_equal(policy.act(seen, 99.0, False), first)
+
+
+def test_actions_come_in_environment_units() -> None:
+    model = model_of(tiny("dmm-dc"))
+    with torch.no_grad():
+        model.head.linear.weight.zero_()
+        model.head.linear.bias.copy_(torch.tensor([50.0, -50.0]))
+    assert Policy(model).act(np.zeros(5)).tolist() == [1.0, -2.0]  # the bounds of the spec
+
+
+def test_return_to_go_is_reduced_by_what_was_earned() -> None:
+    model = model_of(tiny("dmm-dc"))
+    seen = np.zeros((2, 5), np.float32)
+    earned, kept = Policy(model, target_return=10.0), Policy(model, target_return=10.0)
+    earned.act(seen), kept.act(seen)
+    assert not np.allclose(earned.act(seen, 8.0), kept.act(seen, 0.0))
+    assert earned._return_to_go.tolist() == [2.0, 2.0]
+
+
+def test_target_returns_may_differ_between_streams() -> None:
+    model = model_of(tiny("dmm-dc"))
+    seen = np.zeros((2, 5), np.float32)
+    both = Policy(model).act(seen, 0.0, True, target_return=[5.0, 30.0])
+    for row, target in enumerate((5.0, 30.0)):
+        np.testing.assert_allclose(Policy(model, target_return=target).act(seen)[row], both[row], rtol=1e-5, atol=1e-6)
+
+
+def test_with_target_shares_weights_but_no_stream() -> None:
+    policy = Policy(model_of(tiny("dmm-dc")), target_return=1.0)
+    policy.act(np.zeros((2, 5)))
+    other = policy.with_target(30.0)
+    assert other.act(np.zeros((3, 5))).shape == (3, 2)
+    assert policy.act(np.zeros((2, 5))).shape == (2, 2)
+    assert (policy.target_return, other.target_return) == (1.0, 30.0)
+
+
+def test_sampled_actions_repeat_with_the_seed_and_vary_without() -> None:
+    model = model_of(tiny("dmm-dc"), CHOICE)
+    seen = np.random.default_rng(0).normal(size=(64, 5))
+    a, b, c = (Policy(model, sample=True, seed=s).act(seen) for s in (0, 0, 1))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert set(a.tolist()) <= {0, 1, 2}
+
+
+def test_state_does_not_grow_with_the_episode() -> None:
+    policy = Policy(model_of(tiny("dmm-dc")))
+
+    def size(tree: object) -> int:
+        return tree.numel() if isinstance(tree, torch.Tensor) else sum(size(part) for part in tree)  # type: ignore[attr-defined]
+
+    sizes = set()
+    for _ in range(60):
+        policy.act(np.zeros((2, 5)), 0.1)
+        sizes.add(size(policy._state))
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("context", [0, -3, "window", 2.5])
+def test_a_wrong_context_is_refused(context: object) -> None:
+    with pytest.raises(DataError, match="context: expected 'recurrent' or a number of steps"):
+        Policy(model_of(tiny("dmm-dc")), context=context)  # type: ignore[arg-type]
