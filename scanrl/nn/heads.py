@@ -100,6 +100,6 @@ class GaussianHead(Head):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
 
-    def _parameters(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.linear(hidden).chunk(2, -1)
         return torch.tanh(mean), log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
