@@ -17,24 +17,35 @@ class Timing(NamedTuple):
     p90: float
 
 
-def measure(functions: Mapping[str, Callable[[], object]], repeats: int, budget_s: float = 60.0) -> dict[str, Timing]:
-    """Times every function `repeats` times, one after the other in each round.
+def measure(
+    functions: Mapping[str, Callable[[], object]], repeats: int, budget_s: float = 60.0, turn_s: float = 0.05
+) -> dict[str, Timing]:
+    """Times every function in `repeats` turns, taken in alternation, after an untimed round that warms up.
 
-    A function that has used `budget_s` seconds sits out the remaining rounds, but is timed at least once. The first,
-    untimed call of each warms it up; the budget includes it.
+    In its turn a function runs for about `turn_s` seconds. The first call of a turn pays for what the other functions
+    did to the caches and the allocator, so it counts only if there was time for no other. A function that has used
+    `budget_s` seconds sits out the remaining turns, but has at least one.
     """
     spent, times = dict.fromkeys(functions, 0.0), {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
             if turn > 1 and spent[name] > budget_s:
                 continue
-            start = time.perf_counter()
-            function()
-            elapsed = time.perf_counter() - start
-            spent[name] += elapsed
+            calls = _turn(function, turn_s)
+            spent[name] += sum(calls) / 1e3
             if turn:
-                times[name].append(1e3 * elapsed)
+                times[name] += calls[1:] or calls
     return {name: _summary(values) for name, values in times.items()}
+
+
+def _turn(function: Callable[[], object], seconds: float) -> list[float]:
+    """Milliseconds of each call in one turn."""
+    calls = []
+    while sum(calls) < 1e3 * seconds:
+        start = time.perf_counter()
+        function()
+        calls.append(1e3 * (time.perf_counter() - start))
+    return calls
 
 
 def _summary(values: list[float]) -> Timing:

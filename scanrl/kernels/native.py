@@ -108,10 +108,6 @@ def _by_state(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.transpose(1, 2).contiguous()
 
 
-def _sum(parts: Tensor) -> Tensor:
-    return parts[0] if len(parts) == 1 else parts.sum(0)
-
-
 def _packed(x: Inputs) -> Inputs:
     """The arguments as the kernels read them: A is (N, E) and times log2(e), the state (B, N, E)."""
     A = (x.A.detach().t() * LOG2E).contiguous()
@@ -141,7 +137,7 @@ def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Ten
 
 
 class _Gradients(NamedTuple):
-    """What backward fills. Shared tensors come in parts, one per group or slab of the plan, still to be added up."""
+    """What backward fills. Shared tensors have a part per group or slab of the plan; the first ends up as the sum."""
 
     du: Tensor
     ddt: Tensor
@@ -159,8 +155,8 @@ def _backward(x: Inputs, softplus: bool, checkpoints: Tensor, dy: Tensor, dlast:
     padded = -(-states // tile) * tile
     du, ddt = x.u.new_empty(x.u.shape), x.u.new_empty(x.u.shape)
     dz = None if x.z is None else x.u.new_empty(x.u.shape)
-    dB, dC = x.u.new_zeros(2, plan.groups, batch, length, padded)
-    dchannel = x.u.new_zeros(plan.slabs, states + 2, channels)
+    dB, dC = x.u.new_empty(2, plan.groups, batch, length, padded)
+    dchannel = x.u.new_empty(plan.slabs, states + 2, channels)
     gradients = _Gradients(du, ddt, dz, dB, dC, dchannel, x.u.new_empty(batch, states, channels))
     given = (checkpoints.data_ptr(), *_strided(dy), _address(dlast))
     _module().backward(*_integers(x, plan, softplus), *given, *map(_address, gradients))
@@ -186,8 +182,7 @@ class _Scan(torch.autograd.Function):
         x = Inputs(*saved)
         dy = _rows(torch.zeros_like(x.u) if dy is None else dy)
         g = _backward(x, ctx.softplus, checkpoints, dy, _by_state(dlast))
-        dB, dC = (_sum(part)[..., : x.A.shape[0]] for part in (g.dB, g.dC))
-        dchannel = _sum(g.dchannel)
+        dB, dC, dchannel = g.dB[0, ..., : x.A.shape[0]], g.dC[0, ..., : x.A.shape[0]], g.dchannel[0]
         dA, dD, dbias, dh = dchannel[:-2].t(), dchannel[-2], dchannel[-1], g.dh.transpose(1, 2)
         given = (True,) * 5 + (x.D is not None, True, x.dt_bias is not None, ctx.has_state)
         every = (g.du, g.ddt, dA, dB, dC, dD, g.dz, dbias, dh)

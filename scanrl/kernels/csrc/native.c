@@ -8,6 +8,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <string.h>
+
 #include "scan.h"
 
 #ifdef _OPENMP
@@ -76,21 +78,57 @@ static void run_forward(const Plan *plan, const Forward *f) {
     }
 }
 
-/* dB and dC come as one array per group, dchannel as one per slab. */
+/* Shared gradients, one part per group (dB, dC) or slab (dchannel): the first part ends up with the sum. */
+typedef struct {
+    float *first;
+    int64_t parts, size;
+} Parts;
+
+enum { PIECE = 4096 };
+
+static void add_parts(const Parts *p, int64_t piece) {
+    int64_t from = piece * PIECE, to = from + PIECE < p->size ? from + PIECE : p->size;
+    for (int64_t part = 1; part < p->parts; part++)
+        for (int64_t i = from; i < to; i++) p->first[i] += p->first[part * p->size + i];
+}
+
+static void clear(float *p, int64_t count) { memset(p, 0, (size_t)count * sizeof *p); }
+
+static void run_task(const Plan *plan, const Backward *whole, const Parts shared[3], int64_t index) {
+    const Inputs *in = &whole->in;
+    Task t = task(plan, in, index);
+    Backward part = *whole;
+    part.dB += t.group * shared[0].size;
+    part.dC += t.group * shared[1].size;
+    part.dchannel += t.slab * shared[2].size;
+    int64_t per_row = shared[0].size / plan->batch, lanes = plan->kernel->lanes;
+    int64_t e = t.block * lanes, last = t.last_block * lanes < in->channels ? t.last_block * lanes : in->channels;
+    clear(part.dB + t.row * per_row, (t.last_row - t.row) * per_row);
+    clear(part.dC + t.row * per_row, (t.last_row - t.row) * per_row);
+    for (int64_t n = 0; n < in->states + 2; n++) clear(part.dchannel + n * in->channels + e, last - e);
+    for (int64_t row = t.row; row < t.last_row; row++)
+        for (int64_t block = t.block; block < t.last_block; block++) plan->kernel->backward(&part, row, block);
+}
+
 static void run_backward(const Plan *plan, const Backward *whole) {
     const Inputs *in = &whole->in;
     int64_t tasks = count_tasks(plan, in), tile = plan->kernel->tile;
-    int64_t group_size = plan->batch * in->length * pieces(in->states, tile) * tile;
-    int64_t slab_size = (in->states + 2) * in->channels;
-#pragma omp parallel for schedule(dynamic) num_threads(plan->threads)
-    for (int64_t i = 0; i < tasks; i++) {
-        Task t = task(plan, in, i);
-        Backward part = *whole;
-        part.dB += t.group * group_size;
-        part.dC += t.group * group_size;
-        part.dchannel += t.slab * slab_size;
-        for (int64_t row = t.row; row < t.last_row; row++)
-            for (int64_t block = t.block; block < t.last_block; block++) plan->kernel->backward(&part, row, block);
+    int64_t groups = pieces(blocks(plan, in), plan->group), slabs = pieces(plan->batch, plan->slab);
+    int64_t inner = plan->batch * in->length * pieces(in->states, tile) * tile;
+    const Parts shared[3] = {
+        {whole->dB, groups, inner},
+        {whole->dC, groups, inner},
+        {whole->dchannel, slabs, (in->states + 2) * in->channels},
+    };
+#pragma omp parallel num_threads(plan->threads)
+    {
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < tasks; i++) run_task(plan, whole, shared, i);
+        for (int k = 0; k < 3; k++) {
+            int64_t count = shared[k].parts > 1 ? pieces(shared[k].size, PIECE) : 0;
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < count; i++) add_parts(&shared[k], i);
+        }
     }
 }
 
@@ -210,7 +248,7 @@ static PyObject *py_isas(PyObject *self, PyObject *unused) {
 
 static PyMethodDef METHODS[] = {
     {"forward", (PyCFunction)(void (*)(void))py_forward, METH_FASTCALL, "y, the last state and the checkpoints."},
-    {"backward", (PyCFunction)(void (*)(void))py_backward, METH_FASTCALL, "All gradients; partial sums where shared."},
+    {"backward", (PyCFunction)(void (*)(void))py_backward, METH_FASTCALL, "All gradients; of shared ones the first part holds the sum."},
     {"isas", py_isas, METH_NOARGS, "[(name, lanes, tile, runs here)], best first."},
     {NULL, NULL, 0, NULL},
 };

@@ -40,12 +40,13 @@ typedef struct {
     Rows dy;
     const float *dh_last; /* (B, N, E) or NULL */
     float *du, *ddt, *dz; /* (B, L, E); dz may be NULL */
-    float *dB, *dC;       /* (B, L, padded N), zeroed: channels add up here */
-    float *dchannel;      /* (N + 2, E), zeroed: rows of the batch add up dA (N), dD, dbias here */
+    float *dB, *dC;       /* (groups, B, L, padded N): channels add up here */
+    float *dchannel;      /* (slabs, N + 2, E): rows of the batch add up dA (N), dD, dbias here */
     float *dh;            /* (B, N, E): the running gradient of the state, at the end that of h0 */
 } Backward;
 
-/* One build of kernel.h. A call handles `lanes` channels of one row of the batch over all tokens. */
+/* One build of kernel.h. A call handles `lanes` channels of one row of the batch over all tokens; of dB, dC and
+ * dchannel it sees one part and adds to it. */
 typedef struct {
     const char *name;
     int lanes, tile; /* channels per vector; states held in registers at a time */
