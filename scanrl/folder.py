@@ -19,7 +19,7 @@ from typing import Any
 
 from scanrl.types import CorruptFile, DataError
 
-__all__ = ["MANIFEST", "check_file", "read_manifest", "replace_folder", "sync", "verify_folder", "write_folder"]
+__all__ = ["MANIFEST", "verify_folder", "write_folder"]
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 24  # bytes; a larger one is not ours
@@ -33,10 +33,13 @@ def write_folder(path: Path, kind: str, version: int, fields: Mapping[str, Any],
 
     Args:
         path: the folder; replaced if it exists (the caller decides whether it may be).
-        kind: what the folder is, checked when it is read.
+        kind: what the folder is, e.g. `scanrl-store`; checked when it is read.
         version: format version; readers refuse newer ones.
         fields: JSON values for the manifest.
         files: called in order, each with the path to write.
+
+    An old folder is moved aside just before the new one takes its name; a crash between those two renames leaves the
+    old one beside it as `.<name>.old-*`.
 
     Raises:
         OSError: the disk refused; whatever was at `path` is still there and nothing else is left.
@@ -49,34 +52,19 @@ def write_folder(path: Path, kind: str, version: int, fields: Mapping[str, Any],
         for name, write in files.items():
             file = folder / name
             file.parent.mkdir(exist_ok=True)
-            write(file)
-            sync(file)
+            _write(write, file)
+            _sync(file)
             entries[name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
         manifest = {**fields, "format": kind, "version": version, "files": entries}
-        (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
-        sync(folder / MANIFEST)
+        _write(lambda file: file.write_bytes(_manifest_bytes(manifest)), folder / MANIFEST)
+        _sync(folder / MANIFEST)
         for inner in {(folder / name).parent for name in files} | {folder}:
-            sync(inner)
-        replace_folder(folder, path)
+            _sync(inner)
+        _replace(folder, path)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    sync(path.parent)
-
-
-def replace_folder(folder: Path, path: Path) -> None:
-    """Give `folder` the name `path`; an old folder of that name is moved aside just before and removed after."""
-    if not (path.is_dir() and any(path.iterdir())):
-        os.rename(folder, path)
-        return
-    aside = path.parent / f".{path.name}.old-{os.getpid()}"
-    os.rename(path, aside)
-    try:
-        os.rename(folder, path)
-    except BaseException:
-        os.rename(aside, path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _sync(path.parent)
 
 
 def verify_folder(
@@ -93,20 +81,46 @@ def verify_folder(
         DataError: `path` is no such folder, or a newer release wrote it.
     """
     expected = sorted(expected)
-    manifest = read_manifest(path, kind, version)
-    entries = manifest["files"] if isinstance(manifest.get("files"), dict) else {}
-    if sorted(entries) != expected:
-        raise CorruptFile(f"{path / MANIFEST}: files: expected {expected}, got {sorted(entries)}")
+    manifest = _read_manifest(path, kind, version)
+    entries = manifest.get("files")
+    if not isinstance(entries, dict) or sorted(entries) != expected:
+        odd = sorted(set(entries) ^ set(expected)) if isinstance(entries, dict) else entries
+        raise CorruptFile(f"{path / MANIFEST}: files: expected {expected}, got a difference in {odd}")
     for name in expected:
-        check_file(path / name, entries[name], digests)
+        _check_file(path, name, entries[name], digests)
     return manifest
 
 
-def read_manifest(path: Path, kind: str, version: int) -> dict[str, Any]:
+def _write(write: Writer, file: Path) -> None:
+    """Have `file` written; an error of the disk says which file it was about."""
+    try:
+        write(file)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def _replace(folder: Path, path: Path) -> None:
+    """Give `folder` the name `path`; an old folder of that name is moved aside just before and removed after."""
+    if not (path.is_dir() and any(path.iterdir())):
+        os.rename(folder, path)
+        return
+    aside = path.parent / f".{path.name}.old-{os.getpid()}"
+    os.rename(path, aside)
+    try:
+        os.rename(folder, path)
+    except BaseException:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_manifest(path: Path, kind: str, version: int) -> dict[str, Any]:
     """The manifest's fields, its own sha256 verified."""
     file = path / MANIFEST
     if not path.is_dir() or not (file.exists() or file.is_symlink()):
-        raise DataError(f"{path}: expected a {kind} (a folder with {MANIFEST}), got none")
+        raise DataError(f"{path}: expected a {kind.removeprefix('scanrl-')} (a folder with {MANIFEST}), got none")
     _check_plain(file)
     if file.stat().st_size > MANIFEST_LIMIT:
         raise CorruptFile(f"{file}: expected at most {MANIFEST_LIMIT} bytes, got {file.stat().st_size}")
@@ -117,25 +131,32 @@ def read_manifest(path: Path, kind: str, version: int) -> dict[str, Any]:
         raise CorruptFile(f"{file}: expected JSON, got something else") from None
     if not isinstance(fields, dict) or fields.get("format") != kind:
         raise CorruptFile(f"{file}: format: expected {kind!r}, got something else")
+    # Every version states its sha256 in this way, so that a flipped bit in the version is not taken for a newer one.
+    if _manifest_bytes(fields) != content:
+        raise CorruptFile(f"{file}: expected the sha256 it states, got other contents")
     found = fields.get("version")
     if isinstance(found, int) and found > version:
         raise DataError(f"{file}: version: expected at most {version}, got {found} (written by a newer scanrl)")
-    if _manifest_bytes(fields) != content:
-        raise CorruptFile(f"{file}: expected the sha256 it states, got other contents")
     return fields
 
 
-def check_file(file: Path, entry: Mapping[str, Any], digest: bool) -> None:
+def _check_file(folder: Path, name: str, entry: Any, digest: bool) -> None:
     """Compare one file with its manifest entry."""
+    file = folder / name
+    for inner in file.relative_to(folder).parents[:-1]:
+        if (folder / inner).is_symlink():
+            raise CorruptFile(f"{folder / inner}: expected a folder, got a link")
     _check_plain(file)
+    if not isinstance(entry, dict) or not {"bytes", "sha256"} <= set(entry):
+        raise CorruptFile(f"{folder / MANIFEST}: files: {name}: expected bytes and sha256, got {entry}")
     size = file.stat().st_size
     if size != entry["bytes"]:
         raise CorruptFile(f"{file}: expected {entry['bytes']} bytes, got {size}")
     if digest and (found := _digest(file)) != entry["sha256"]:
-        raise CorruptFile(f"{file}: sha256: expected {entry['sha256'][:12]}…, got {found[:12]}…")
+        raise CorruptFile(f"{file}: sha256: expected {str(entry['sha256'])[:12]}…, got {found[:12]}…")
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Make a file, or the renames within a folder, survive a power cut; systems that cannot open a folder pass."""
     with contextlib.suppress(PermissionError, IsADirectoryError):
         descriptor = os.open(path, os.O_RDONLY)
