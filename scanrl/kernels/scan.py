@@ -80,7 +80,7 @@ def selective_scan(
     """
     x = Inputs(u, dt, A, B, C, D, z, dt_bias, h)
     check(x, "BLE")
-    if _choose(u, impl) == "native" and u.numel():
+    if _choose(u, impl) == "native" and u.numel() and A.numel():  # the definition says what nothing gives
         y, last = native.scan(widen(x), softplus)
     else:
         with torch.autocast(u.device.type, enabled=False):

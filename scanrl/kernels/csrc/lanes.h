@@ -11,7 +11,8 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));  /* numbers and masks */
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES))); /* bits, which may overflow */
 typedef float quad __attribute__((vector_size(16)));
 
 /* The first `lanes` floats at p, zeros behind them. */
@@ -84,7 +85,7 @@ INLINE vec exp2_lanes(vec x) {
 #if LANES == 16
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
 #else
-    return (vec)(((ivec)p + ((ivec)shifted << 23)) & ~vanishes);
+    return (vec)(((uvec)p + ((uvec)shifted << 23)) & ~(uvec)vanishes);
 #endif
 }
 
