@@ -7,6 +7,7 @@ its name; its manifest verifies every byte (see `scanrl.folder`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from scanrl.config import from_values, to_values
-from scanrl.folder import MANIFEST, verify_folder, write_folder
+from scanrl.folder import MANIFEST, Writer, verify_folder, write_folder
 from scanrl.models.decision import DecisionModel
 from scanrl.nn import ModelConfig
 from scanrl.stats import Stats
@@ -33,6 +34,7 @@ __all__ = ["Checkpoint", "checkpoints_of", "load_checkpoint", "prune", "save_che
 KIND, VERSION = "scanrl-checkpoint", 1
 MODEL_FILES = ("config.json", "model.safetensors", "stats.json")
 TRAIN_FILES = ("train/optimizer.safetensors", "train/state.json")
+STEP = re.compile(r"step-(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Damaged checkpoints of a run are passed over with a warning that names the damage.
 
     Raises:
-        DataError: there is no checkpoint.
+        DataError: there is no checkpoint, or a newer release wrote it.
         CorruptFile: the only ones there are damaged.
     """
     path = Path(path)
-    if (path / MANIFEST).exists():
-        return _read(path)
     candidates = checkpoints_of(path)
+    if (path / MANIFEST).exists() or (STEP.fullmatch(path.name) and path.is_dir() and not candidates):
+        return _read(path)
     if not candidates:
         raise DataError(
             f"{path}: expected a run folder or a checkpoint, got {'neither' if path.exists() else 'nothing'}"
@@ -139,35 +141,49 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def checkpoints_of(run: str | Path) -> list[Path]:
     """The checkpoint folders of a run, lowest step first. Steps count, not modification times."""
-    folder = Path(run)
-    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    if not folder.is_dir():
-        return []
-    steps = {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"step-(\d+)", p.name))}
-    return [steps[step] for step in sorted(steps)]
+    return list(_by_step(Path(run)).values())
 
 
-def prune(run: Path, keep: int, protected: set[Path] | None = None) -> None:
-    """Remove all but the `keep` latest checkpoints, and leftovers of writers that were killed."""
-    stale = checkpoints_of(run)[:-keep] if keep else []
-    for path in stale:
-        if path not in (protected or set()):
-            shutil.rmtree(path, ignore_errors=True)
+def prune(run: Path, keep: int, step: int) -> None:
+    """Remove what is not needed after the checkpoint of `step` has been written.
+
+    That is all but the `keep` latest up to `step` (0 keeps all), later ones (they were damaged, so that the run was
+    resumed before them), and leftovers of writers that were killed.
+    """
+    found = _by_step(run)
+    upto = [path for number, path in found.items() if number <= step]
+    later = [path for number, path in found.items() if number > step]
+    for path in (upto[:-keep] if keep else []) + later:
+        # Renamed first: a folder that is only half removed must not look like a checkpoint.
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f".{path.name}.stale"))
     for leftover in (run / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _by_step(run: Path) -> dict[int, Path]:
+    folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
+    if not folder.is_dir():
+        return {}
+    return dict(sorted((int(m[1]), p) for p in folder.iterdir() if (m := STEP.fullmatch(p.name))))
+
+
 def _read(path: Path) -> Checkpoint:
+    if not (path / MANIFEST).exists():
+        raise CorruptFile(f"{path / MANIFEST}: expected a file, got none")
     resumable = (path / "train").is_dir()
     names = MODEL_FILES + TRAIN_FILES if resumable else MODEL_FILES
     manifest = verify_folder(path, KIND, VERSION, names)
-    config = _read_json(path / "config.json")
+    config, figures = _read_json(path / "config.json"), _read_json(path / "stats.json")
     try:
         model_config = from_values(ModelConfig, config["model"])
-        spec, stats = Spec.from_json(config["spec"]), Stats.from_json(_read_json(path / "stats.json"))
+        spec, stats = Spec.from_json(config["spec"]), Stats.from_json(figures)
         step, about = int(manifest["step"]), config["about"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, DataError) as error:
         raise CorruptFile(f"{path / 'config.json'}: expected the fields of a checkpoint, got {error!r}") from None
+    named = STEP.fullmatch(path.name)
+    if named and int(named[1]) != step:
+        raise CorruptFile(f"{path / MANIFEST}: step: expected {named[1]} as in its name, got {step}")
     return Checkpoint(
         path,
         step,
@@ -199,12 +215,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _json_writer(values: dict[str, Any]):
-    return lambda path: path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+def _json_writer(values: dict[str, Any]) -> Writer:
+    return lambda path: path.write_bytes(json.dumps(values, indent=1).encode())
 
 
-def _tensor_writer(tensors: dict[str, Tensor]):
-    return lambda path: save_file(tensors, path)
+def _tensor_writer(tensors: dict[str, Tensor]) -> Writer:
+    # Through memory: a full disk is then an OSError with its number, which the library's own writer would hide.
+    return lambda path: path.write_bytes(save_tensors(tensors))
 
 
 def _describe(tensor: Tensor | None) -> str:

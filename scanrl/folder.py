@@ -19,12 +19,12 @@ from typing import Any
 
 from scanrl.types import CorruptFile, DataError
 
-__all__ = ["MANIFEST", "verify_folder", "write_folder"]
+__all__ = ["MANIFEST", "Writer", "verify_folder", "write_folder"]
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 24  # bytes; a larger one is not ours
 
-Writer = Callable[[Path], None]
+Writer = Callable[[Path], object]
 """Writes one file at the path it is given."""
 
 

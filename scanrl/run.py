@@ -130,13 +130,13 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, tensorboard: bool = False) -> None:
         file = path / "metrics.jsonl"
+        self._events = _summary_writer(path) if tensorboard else None
         kept = [json.dumps(line) + "\n" for line in _lines(file) if line["step"] <= step]
         scratch = file.with_suffix(".tmp")
         scratch.write_text("".join(kept), encoding="utf-8")
         os.replace(scratch, file)
         self.recorded = {(line["step"], key) for line in map(json.loads, kept) for key in line}
         self._file = file.open("a", encoding="utf-8")
-        self._events = _summary_writer(path) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: `step` and the values."""
@@ -158,7 +158,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             values = json.loads(line)
-            if isinstance(values, dict) and "step" in values:
+            if isinstance(values, dict) and isinstance(values.get("step"), int):
                 yield values
 
 

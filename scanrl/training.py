@@ -11,15 +11,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scanrl.checkpoint import prune, save_checkpoint
+from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
@@ -31,7 +32,7 @@ from scanrl.policy import Policy
 from scanrl.run import Metrics, Run, free_path, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
 from scanrl.stats import Stats
-from scanrl.types import DataError
+from scanrl.types import CorruptFile, DataError
 
 __all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
 
@@ -67,7 +68,7 @@ def train(
         env: Gymnasium id to evaluate in; `None` trains without.
         steps: optimiser updates.
         seed: of weights, windows, dropout and the held-out split.
-        out: the run folder; by default the first free one under `runs/`.
+        out: the run folder; by default the first free one under `outputs/train/`.
         overrides: further settings by dotted key, e.g. `{"model.context": 64, "eval.episodes": 100}`.
         progress: draw a progress bar.
 
@@ -89,16 +90,17 @@ def run_training(
 ) -> Run:
     """`train` for a complete configuration."""
     dataset = _bounded(data if isinstance(data, Dataset) else load(data), config.env)
-    model = _new_model(config, dataset)
     path = free_path(config.recipe, Path(dataset.name).stem) if out is None else Path(out)
     # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
     kept = path.absolute() / "data"
     source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
-    run = new_run(path, replace(config, data=source))
+    config = replace(config, data=source)
+    trainer = _Trainer(Run(path, config), dataset, _new_model(config, dataset), progress)
+    run = new_run(path, config)
     with locked(run.path):
         if isinstance(data, Dataset):
             write_store(data, kept)
-        _Trainer(run, dataset, model, progress).fit()
+        trainer.fit()
     return run
 
 
@@ -110,8 +112,10 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
         CorruptFile: no checkpoint is good.
     """
     run = open_run(path)
+    kept = run.path / "data"
     with locked(run.path):
-        dataset = _bounded(load(run.config.data), run.config.env)
+        # Data kept with the run is found there even if the whole folder was moved.
+        dataset = _bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
         trainer = _Trainer(run, dataset, _new_model(run.config, dataset), progress)
         trainer.restore()
         trainer.fit()
@@ -136,6 +140,7 @@ class _Trainer:
     def __init__(self, run: Run, dataset: Dataset, model: DecisionModel, progress: bool) -> None:
         self.run, self.dataset, self.progress = run, dataset, progress
         self.settings: TrainConfig = run.config.train
+        _check_machine(self.settings)
         self.model = model.to(self.settings.device).train()
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, self.settings.seed) if held_out else (dataset, None)
@@ -144,32 +149,41 @@ class _Trainer:
         self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
         self.optimizer = _optimizer(self.model, self.settings)
         self.random = torch.Generator().manual_seed(self.settings.seed).get_state()
-        self.step = 0
+        self.step = self.saved = 0
+        self.stop: list[int] = []
 
     def restore(self) -> None:
         """Take over the latest checkpoint's state; a run killed before its first checkpoint begins anew."""
-        if not (self.run.path / "checkpoints").is_dir():
+        if not checkpoints_of(self.run.path):
             return
         checkpoint = self.run.checkpoint()
-        recorded, found = checkpoint.about["fingerprint"], self.dataset.fingerprint
+        recorded, found = checkpoint.about.get("fingerprint"), self.dataset.fingerprint
         if recorded != found:
-            raise DataError(f"{self.run.config.data}: fingerprint: expected {recorded[:12]}…, got {found[:12]}…")
-        if not checkpoint.progress:
-            raise DataError(f"{checkpoint.path}: train: expected the optimiser's state, got none")
+            raise DataError(f"{self.run.config.data}: fingerprint: expected {str(recorded)[:12]}…, got {found[:12]}…")
+        if checkpoint.config != self.run.config.model:
+            raise DataError(f"{self.run.path / 'config.yaml'}: model: expected the checkpoint's, got another network")
+        _check_resumable(checkpoint)
         self.model.load_state_dict(checkpoint.model().state_dict())
-        _load_optimizer(self.optimizer, self.model, checkpoint.optimizer)
+        _load_optimizer(self.optimizer, self.model, checkpoint)
         self.random = checkpoint.optimizer["random"]
-        self.sampler.load_state_dict(checkpoint.progress["sampler"])
-        self.step = checkpoint.step
+        try:
+            self.sampler.load_state_dict(checkpoint.progress["sampler"])
+        except ValueError as error:
+            raise DataError(f"{checkpoint.path / 'train/state.json'}: {error}") from None
+        self.step = self.saved = checkpoint.step
 
     def fit(self) -> None:
         """The loop. Dropout draws from torch's global generator, so that one is ours while the loop runs."""
         settings, run = self.settings, self.run
-        metrics = Metrics(run.path, self.step, settings.tensorboard)
         bar = TrainingBar(settings.steps, self.step, run.config.recipe, self.progress)
         validate_every = settings.validate_every or max(1, settings.steps // 10)
         window = _Window(self.step)
-        with torch.random.fork_rng(devices=[]), _signals() as stop, bar:
+        with (
+            closing(Metrics(run.path, self.step, settings.tensorboard)) as metrics,
+            torch.random.fork_rng(devices=[]),
+            _signals(self.stop),
+            bar,
+        ):
             torch.set_rng_state(self.random)
             self._look(metrics, validate_every, bar)
             while self.step < settings.steps:
@@ -179,12 +193,17 @@ class _Trainer:
                     values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
                     metrics.write(self.step, values)
                 bar.advance(self.step, loss)
-                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps or stop:
+                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
                     self._save()
-                if stop:
-                    raise Interrupted(stop[0], run.path)
+                self._pause()
                 self._look(metrics, validate_every, bar)
-        metrics.close()
+
+    def _pause(self, *_: object) -> None:
+        """Where a signal asked to stop: out, with a checkpoint of the last whole update."""
+        if self.stop:
+            if self.saved != self.step:
+                self._save()
+            raise Interrupted(self.stop[0], self.run.path)
 
     def _update(self) -> tuple[float, float]:
         """One optimiser step; the loss before it and the gradient's norm before clipping."""
@@ -212,10 +231,13 @@ class _Trainer:
         due = step > 0 and (step % validate_every == 0 or last)
         if due and self.held_out is not None and (step, "val/loss") not in metrics.recorded:
             metrics.write(step, {"val/loss": self._validation_loss(self.held_out)})
+            self._pause()
         due = step > 0 and (last or (run.eval.every > 0 and step % run.eval.every == 0))
         if due and run.env is not None and (step, "eval/return_mean") not in metrics.recorded:
             bar.note("evaluating")
-            metrics.write(step, self._evaluate(run.env))
+            # An environment may draw from torch's global generator; the updates must not notice.
+            with torch.random.fork_rng(devices=[]):
+                metrics.write(step, self._evaluate(run.env))
 
     def _validation_loss(self, held_out: Dataset) -> float:
         """Mean loss over all held-out steps, each seen once."""
@@ -234,12 +256,21 @@ class _Trainer:
         targets = settings.targets or (self.model.stats.return_max,)
         policy = Policy(self.model, target_return=targets[0], context=settings.context)
         scores = evaluate(
-            policy, env, episodes=settings.episodes, seed=settings.seed, targets=targets, num_envs=settings.num_envs
+            policy,
+            env,
+            episodes=settings.episodes,
+            seed=settings.seed,
+            targets=targets,
+            num_envs=settings.num_envs,
+            progress=self._pause,
         )
         self.model.train()
         return scores.summary()
 
     def _save(self) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise Diverged(f"{self.run.path}: update {self.step}: expected finite weights, got others in {name}")
         about = {
             "recipe": self.run.config.recipe,
             "data": self.run.config.data,
@@ -251,7 +282,8 @@ class _Trainer:
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
         )
-        prune(self.run.path, self.settings.keep)
+        self.saved = self.step
+        prune(self.run.path, self.settings.keep, self.step)
 
 
 def _bounded(dataset: Dataset, env: str | None) -> Dataset:
@@ -267,6 +299,16 @@ def _bounded(dataset: Dataset, env: str | None) -> Dataset:
 
 def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
     return DecisionModel(config.model, dataset.spec, Stats.fit(dataset), seed=config.train.seed)
+
+
+def _check_machine(settings: TrainConfig) -> None:
+    """Whether what the settings ask for is there."""
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError):
+        raise DataError(f"train.device: expected cpu or a device that is there, got {settings.device!r}") from None
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'")
 
 
 def _absolute(uri: str) -> str:
@@ -307,15 +349,34 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, tensors: dict[str, Tensor]) -> None:
+def _check_resumable(checkpoint: Checkpoint) -> None:
+    """A run must not go on with half of its state: it would differ, silently, from one that was not interrupted."""
+    there = {
+        "optimizer": any(name.startswith("exp_avg/") for name in checkpoint.optimizer),
+        "random": "random" in checkpoint.optimizer,
+        "sampler": "sampler" in checkpoint.progress,
+    }
+    missing = [name for name, found in there.items() if not found]
+    if missing:
+        raise DataError(f"{checkpoint.path / 'train'}: expected the state of {', '.join(there)}, got no {missing[0]}")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, checkpoint: Checkpoint) -> None:
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in checkpoint.optimizer.items():
+        kind, slash, name = key.partition("/")
+        if slash:
+            states.setdefault(name, {})[kind] = value
     for name, parameter in model.named_parameters():
-        state = {
-            key.partition("/")[0]: value.to(parameter.device)
-            for key, value in tensors.items()
-            if key.endswith(f"/{name}")
-        }
+        state = states.pop(name, {})
         if state:
-            optimizer.state[parameter] = state
+            shapes = {kind: tuple(value.shape) for kind, value in state.items()}
+            wanted = {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+            if shapes != wanted:
+                raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {name}: expected {wanted}, got {shapes}")
+            optimizer.state[parameter] = {kind: value.to(parameter.device) for kind, value in state.items()}
+    if states:
+        raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {min(states)}: expected no such parameter")
 
 
 class _Window:
@@ -332,11 +393,10 @@ class _Window:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives SIGTERM or the first Ctrl-C; the second Ctrl-C interrupts at once."""
-    received: list[int] = []
+def _signals(received: list[int]) -> Iterator[None]:
+    """Append SIGTERM or the first Ctrl-C to `received`; the second Ctrl-C interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield
         return
 
     def note(number: int, frame: object) -> None:
@@ -346,7 +406,7 @@ def _signals() -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
