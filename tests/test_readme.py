@@ -7,7 +7,9 @@ asks for less of the same.
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -104,6 +106,18 @@ def test_the_commands_of_the_readme_run(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_the_docs_runs(page: Path, workplace: Path) -> None:
     run_python(page, {})
+
+
+def test_the_examples_run(workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [
+        "own_logs.py --out runs/pendulum --recorded 3 --steps 2 --episodes 1",
+        "control_loop.py runs/pendulum --env Pendulum-v1 --streams 3 --ticks 201",
+    ]
+    for command in commands:
+        script, *words = command.split()
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    assert "3 episodes finished" in capsys.readouterr().out
 
 
 def test_a_run_folder_holds_what_the_readme_says(workplace: Path) -> None:
