@@ -1,5 +1,6 @@
 # `make demo` and `make test` work on a fresh checkout: they make their own virtual environment in .venv.
-# PYTHON picks the interpreter; TORCH the pinned torch (a small CPU build where the index has one).
+# PYTHON picks the interpreter, TORCH the pinned torch. Where the index has only the large CUDA build of it:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test TORCH=torch==2.13.0+cpu
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

@@ -30,8 +30,8 @@ def controller(observation: np.ndarray, clumsiness: float, rng: np.random.Genera
     return np.clip([torque + clumsiness * rng.normal()], -2.0, 2.0).astype(np.float32)
 
 
-def record(episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Flat arrays, one row per control step, as a logger would write them."""
+def record(episodes: int, seed: int) -> scanrl.Dataset:
+    """Episodes of the controller: flat arrays, one row per control step, as a logger would write them."""
     rng = np.random.default_rng(seed)
     environment = gym.make(ENV)
     rows: list[tuple] = []
@@ -44,8 +44,16 @@ def record(episodes: int, seed: int) -> dict[str, np.ndarray]:
             following, reward, terminated, truncated, _ = environment.step(action)
             rows.append((observation, action, reward, terminated, truncated))
             observation, ended = following, terminated or truncated
-    names = ("observations", "actions", "rewards", "terminations", "truncations")
-    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    observations, actions, rewards, terminations, truncations = (np.array(x) for x in zip(*rows, strict=True))
+    return scanrl.Dataset.from_arrays(
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminations=terminations,
+        truncations=truncations,
+        env_id=ENV,
+        name="pendulum-logs",
+    )
 
 
 def main() -> None:
@@ -56,7 +64,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="episodes to play at the end")
     chosen = parser.parse_args()
 
-    dataset = scanrl.Dataset.from_arrays(**record(chosen.recorded, seed=0), env_id=ENV, name="pendulum-logs")
+    dataset = record(chosen.recorded, seed=0)
     print(dataset)
     print(f"recorded returns: mean {dataset.returns.mean():.0f}, best {dataset.returns.max():.0f}")
 
