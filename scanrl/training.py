@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -122,15 +122,17 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
     return run
 
 
-def time_update(config: RunConfig, dataset: Dataset, updates: int = 12) -> float:
-    """Seconds of one update of this run on this machine: the median of a few, nothing is kept."""
+def time_update(
+    config: RunConfig, dataset: Dataset, updates: int = 12, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one update of this run on this machine: the median of a few by `clock`; nothing is kept."""
     trainer = _Trainer(Run(Path(), config), dataset, _new_model(config, dataset), False)
     times = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(updates):
-            began = time.perf_counter()
+            began = clock()
             trainer._update()
-            times.append(time.perf_counter() - began)
+            times.append(clock() - began)
     return sorted(times)[updates // 2]
 
 

@@ -1,0 +1,176 @@
+"""Scores on the local Hopper sets: recipes x training windows x data sets x seeds, at equal CPU time, last checkpoint.
+
+    python results/hopper_scores.py run --data DIR [--workers 2]     # resumes: a run in the table is not run again
+    python results/hopper_scores.py table > results/hopper_scores.md
+
+Protocol: every run trains on one thread for the CPU time stated in `BUDGET` (the number of updates is measured first),
+on all episodes but a tenth, and its LAST checkpoint plays 20 episodes of Hopper-v4 with target return 3600, once with
+the state carried and once recomputing the last K steps. Nothing is selected by looking at a score. The data sets are
+made from stored agents in the D4RL schema; they are not D4RL's, and their scores belong in no column with D4RL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS = Path(__file__).with_suffix(".jsonl")
+DATASETS = ("hopper-medium", "hopper-medium-replay")
+SEEDS = (0, 1, 2)
+TARGET, EPISODES, EVAL_SEED, ENV = 3600.0, 20, 1000, "Hopper-v4"
+BUDGET = {"bc": 60.0}  # CPU seconds of training; more changes nothing for behaviour cloning
+DEFAULT_BUDGET = 180.0
+# Recipe, training window in steps, further settings. Short runs want a higher step size than the papers' 100,000
+# updates, and windows of 64 steps fewer of them per batch; dropout only slows them down.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bc": ("bc", {"train.learning_rate": 3e-3}),
+    "dt, 20 steps": ("dt", {"model.dropout": 0.0, "train.batch_size": 16}),
+    "dmm-dc, 8 steps": ("dmm-dc", {"model.dropout": 0.0, "train.learning_rate": 3e-3}),
+    "dmm-dc, 64 steps": (
+        "dmm-dc",
+        {"model.context": 64, "train.batch_size": 16, "model.dropout": 0.0, "train.learning_rate": 3e-3},
+    ),
+    "dmm-dl, 8 steps": ("dmm-dl", {"model.dropout": 0.0, "train.learning_rate": 3e-3}),
+    "dmm-dl, 64 steps": (
+        "dmm-dl",
+        {"model.context": 64, "train.batch_size": 16, "model.dropout": 0.0, "train.learning_rate": 3e-3},
+    ),
+}
+
+
+def train_and_score(model: str, data: Path, seed: int) -> dict[str, Any]:
+    """One run in this process: the row of the table."""
+    import torch
+
+    from scanrl.data import load
+    from scanrl.evaluation import evaluate, library_versions
+    from scanrl.settings import run_config
+    from scanrl.training import run_training, time_update
+
+    torch.set_num_threads(1)
+    recipe, changes = SETTINGS[model]
+    dataset = load(data)
+    changes = {**changes, "train.seed": seed, "env": ENV}
+    budget = BUDGET.get(recipe, DEFAULT_BUDGET)
+    steps = int(budget / time_update(run_config(recipe, changes), dataset, clock=time.process_time))
+    config = run_config(recipe, changes, {"train.steps": steps, "train.checkpoint_every": steps, "eval.episodes": 1})
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_training(config, dataset, out=Path(folder) / "run")
+        spent = time.process_time() - began
+        context = config.model.context
+        acted = {}
+        for mode in ("recurrent", context) if recipe != "bc" else ("recurrent",):
+            policy = run.policy(target_return=TARGET, context=mode)
+            scores = evaluate(policy, ENV, episodes=EPISODES, seed=EVAL_SEED, num_envs=EPISODES).scores[0]
+            acted[str(mode)] = {"returns": scores.returns.tolist(), "lengths": scores.lengths.tolist()}
+        validation = [line["val/loss"] for line in run.metrics() if "val/loss" in line][-1]
+    return {
+        "model": model,
+        "dataset": data.name,
+        "fingerprint": dataset.fingerprint,
+        "seed": seed,
+        "env": ENV,
+        "target_return": TARGET,
+        "episodes": EPISODES,
+        "eval_seed": EVAL_SEED,
+        "updates": steps,
+        "cpu_seconds": round(spent, 1),
+        "validation_loss": validation,
+        "settings": changes,
+        "acted": acted,
+        "versions": library_versions(),
+        "machine": f"{platform.machine()}, {platform.system()}, one thread",
+        "revision": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+    }
+
+
+def rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def run_all(folder: Path, workers: int, models: list[str]) -> None:
+    """Runs what the table lacks, each run in a process of its own."""
+    done = {(r["model"], r["dataset"], r["seed"]) for r in rows()}
+    wanted = [(m, folder / f"{d}-v4.hdf5", s) for s in SEEDS for d in DATASETS for m in models]
+    missing = [w for w in wanted if (w[0], w[1].name, w[2]) not in done]
+
+    def one(job: tuple[str, Path, int]) -> None:
+        words = [sys.executable, __file__, "one", "--model", job[0], "--data", str(job[1]), "--seed", str(job[2])]
+        found = subprocess.run(words, capture_output=True, text=True)
+        if found.returncode:
+            print(f"{job}: {found.stderr[-500:]}", file=sys.stderr)
+            return
+        with ROWS.open("a") as file:
+            file.write(found.stdout.splitlines()[-1] + "\n")
+        print(job, "done", flush=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, missing))
+
+
+def normalised(returns: list[float]) -> float:
+    from scanrl.evaluation import normalize
+
+    return float(np.mean(normalize(ENV, returns)))
+
+
+def table() -> str:
+    """Markdown: mean over seeds of the mean normalised return, the seeds, and the interval over seeds."""
+    from scanrl.intervals import stratified_bootstrap
+
+    lines = []
+    for name in DATASETS:
+        lines += [f"**{name}**", "", "| model | acting | mean | 95 % over seeds | seeds | updates | held-out loss |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for model in SETTINGS:
+            found = sorted(
+                (r for r in rows() if r["model"] == model and name == r["dataset"][:-8]), key=lambda r: r["seed"]
+            )
+            for mode in found[0]["acted"] if found else ():
+                per_seed = [normalised(r["acted"][mode]["returns"]) for r in found]
+                interval = stratified_bootstrap(np.array(per_seed)[:, None])
+                cells = (
+                    model,
+                    "state carried" if mode == "recurrent" else f"window of {mode}",
+                    f"{np.mean(per_seed):.1f}",
+                    "1 seed" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+                    ", ".join(f"{score:.1f}" for score in per_seed),
+                    f"{np.mean([r['updates'] for r in found]):.0f}",
+                    f"{np.mean([r['validation_loss'] for r in found]):.4f}",
+                )
+                lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "one", "table"))
+    parser.add_argument("--data", type=Path, help="folder of the HDF5 files (one: a file)")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--model", action="append", choices=SETTINGS)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    if chosen.what == "table":
+        print(table())
+    elif chosen.what == "one":
+        print(json.dumps(train_and_score(chosen.model[0], chosen.data, chosen.seed)))
+    else:
+        run_all(chosen.data, chosen.workers, chosen.model or list(SETTINGS))
+
+
+if __name__ == "__main__":
+    main()
