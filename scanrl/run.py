@@ -69,7 +69,9 @@ def new_run(path: Path, config: RunConfig) -> Run:
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        scratch = path / "config.tmp"
+        scratch.write_text(to_yaml(config), encoding="utf-8")
+        os.replace(scratch, path / "config.yaml")
     except OSError as error:
         raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
     if path.parent == OUTPUTS:

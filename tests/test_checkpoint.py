@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BOX, CHOICE, make_batch, make_stats
 from safetensors.torch import load_file, save_file
-from test_folder import FULL, Disk, Killed
 
 import scanrl
 from scanrl import folder as machinery
@@ -22,6 +20,8 @@ from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.policy import Policy
 from scanrl.types import CorruptFile, DataError
+from tests.conftest import BOX, CHOICE, make_batch, make_stats
+from tests.test_folder import FULL, Disk, Killed
 
 FILES = [
     "config.json",
