@@ -33,6 +33,7 @@ SHORTER = [
     ("episodes=20", "episodes=2"),
     ("--steps 10000", "--steps 10 --eval.episodes 2"),
     ("--episodes 100", "--episodes 2"),
+    ("bundled()", 'bundled("hopper-replay")'),
     ("scanrl demo", "scanrl demo --seconds 0.5 --episodes 1"),
 ]
 CUT = 2000  # steps of the bundled recording that stand in for a D4RL file
