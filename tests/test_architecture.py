@@ -62,7 +62,7 @@ NO_TORCH = [
 MOST_LINES_OF_A_FILE = 400
 # Files that are longer for a reason, and how long they may get.
 LONGER = {
-    "scanrl.cli": 440,  # nine verbs, whose signatures and docstrings are the options and their help
+    "scanrl.cli": 480,  # nine verbs, whose signatures and docstrings are the options and their help
     "scanrl.training": 420,  # the loop, and all that a checkpoint needs to continue it, are read together
 }
 MOST_LINES_OF_A_FUNCTION = 60
