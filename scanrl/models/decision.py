@@ -45,7 +45,10 @@ class DecisionModel(nn.Module):
             self.norm = nn.LayerNorm(config.width)
             self.head = _head(config, spec)
             self.extras = _reference_extras(config, spec) if config.reference_extras else None
-            self.apply(_initialise)
+            # The token embeddings keep torch's initialisation, as in Decision Transformer's code. With a bias of zero,
+            # LayerNorm(w R) is the same for every positive return-to-go R: the model would start blind to its target.
+            for part in (self.stack, self.norm, self.head):
+                part.apply(_initialise)
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
         """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token."""

@@ -189,3 +189,14 @@ def test_time_embedding_tells_steps_apart_and_ends_with_its_table() -> None:
         late, later = (model.actions(batch._replace(timesteps=batch.timesteps + n)) for n in (50, 90))
         assert torch.equal(late, later)
         assert not torch.equal(late, model.actions(batch))
+
+
+@every_recipe
+def test_a_fresh_model_already_tells_return_targets_apart(name: str) -> None:
+    """An embedding of a scalar without bias is undone by the LayerNorm behind it."""
+    model = build(name)
+    if "R" not in model.config.layout:
+        return
+    R = torch.tensor([1.0, 20.0])
+    low, high = model.tokens.embed("R", R, torch.zeros(2, dtype=torch.int64))
+    assert (low - high).abs().mean() > 0.1
