@@ -7,30 +7,34 @@ signal. Errors are one line on standard error; `--debug` shows where they came f
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import io
 import json
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from scanrl import __version__
 from scanrl.config import read_yaml, to_yaml
-from scanrl.models.recipes import RECIPES
-from scanrl.run import Run
-from scanrl.settings import EvalConfig, ModelConfig, RunConfig, TrainConfig, run_config
 from scanrl.types import CorruptFile, DataError
 
+if TYPE_CHECKING:
+    from scanrl.run import Run
+
 __all__ = ["VERBS", "main"]
+
+Uri = Annotated[Positional[str], tyro.conf.arg(metavar="URI")]
+RunPath = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 SHORT = {
     "--steps": "--train.steps",
@@ -50,6 +54,8 @@ def demo(out: Path = Path("outputs/demo"), seconds: float = 75.0, episodes: int 
         episodes: episodes per policy.
         seed: seed of everything.
     """
+    _check("demo", 0, seconds=seconds, seed=seed)
+    _check("demo", 1, episodes=episodes)
     from scanrl.demo import run_demo
 
     run_demo(out, seconds=seconds, episodes=episodes, seed=seed)
@@ -88,6 +94,7 @@ def models(observations: int = 11, actions: int = 3, discrete: bool = False, jso
         discrete: actions are choices.
         json: print one JSON object instead of a table.
     """
+    _check("models", 1, observations=observations, actions=actions)
     from scanrl.models.catalogue import catalogue
 
     rows = catalogue(observations, actions, "discrete" if discrete else "continuous")
@@ -101,7 +108,7 @@ def models(observations: int = 11, actions: int = 3, discrete: bool = False, jso
     return 0
 
 
-def data_info(uri: Positional[str], json: bool = False) -> int:
+def data_info(uri: Uri, json: bool = False) -> int:
     """Show what a dataset holds.
 
     Args:
@@ -118,9 +125,7 @@ def data_info(uri: Positional[str], json: bool = False) -> int:
     return 0
 
 
-def data_convert(
-    uri: Positional[str], out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], overwrite: bool = False
-) -> int:
+def data_convert(uri: Uri, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], overwrite: bool = False) -> int:
     """Convert a dataset to a store: a checksummed folder of memory-mappable arrays.
 
     Args:
@@ -136,7 +141,7 @@ def data_convert(
     return 0
 
 
-def data_validate(uri: Positional[str]) -> int:
+def data_validate(uri: Uri) -> int:
     """Check a dataset; list what is wrong with it and exit with 1.
 
     Args:
@@ -153,55 +158,34 @@ def data_validate(uri: Positional[str]) -> int:
     return 1 if problems else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainArguments:
-    """Train a recipe on recorded episodes.
-
-    Short forms: --steps, --seed, --context, --val-split for --train.steps, --train.seed, --model.context,
-    --train.validation. The defaults shown are those of the recipe that is named.
-    """
-
-    recipe: Positional[str]
-    """One of the recipes that `scanrl models` lists."""
-    data: str
-    """The episodes: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path."""
-    env: str | None
-    """Gymnasium id to evaluate in; none trains without."""
-    model: ModelConfig
-    train: TrainConfig
-    eval: EvalConfig
-    out: Path | None = None
-    """The run folder; by default the first free one under outputs/train, with a link `last` to it."""
-    config: Path | None = None
-    """A YAML file with settings; options on the command line win over it."""
-    print_config: bool = False
-    """Print the settings as YAML and stop."""
-
-
 def train(words: Sequence[str]) -> int:
     """Train a recipe on recorded episodes."""
-    from scanrl.training import run_training
+    from scanrl.models.recipes import RECIPES
+    from scanrl.settings import RunConfig, TrainArguments, run_config
 
     words = [_long(word) for word in words]
     asked_help = bool({"-h", "--help"} & set(words))
-    name = words[0] if words and not words[0].startswith("-") else None
-    if name is None and not asked_help:
-        raise DataError(f"train: recipe: expected one of {', '.join(RECIPES)}, got none")
     file = _option(words, "--config")
+    settings = read_yaml(file) if file else {}
+    name = words[0] if words and not words[0].startswith("-") else settings.get("recipe")
+    if name is None and not asked_help:
+        raise DataError(f"train: recipe: expected one of {', '.join(RECIPES)} as the first word, got none")
     # Recipe and file are known before the rest is parsed, so that they are the defaults of every other option.
-    base = run_config(name or "dmm-dc", read_yaml(file) if file else {})
-    default = _TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
-    chosen: _TrainArguments = _parse(_TrainArguments, "train", words, default=default)
+    base = run_config("dmm-dc" if name is None else str(name), settings)
+    default = TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
+    chosen: TrainArguments = _parse(TrainArguments, "train", words, default=default)
     config = RunConfig(base.recipe, chosen.data, chosen.env, chosen.model, chosen.train, chosen.eval)
     if chosen.print_config:
         print(to_yaml(config), end="")
         return 0
     if not config.data:
         raise DataError("train: data: expected --data with a file, folder or URI, got none")
+    from scanrl.training import run_training
+
     return _tell_run(run_training(config, config.data, out=chosen.out, progress=True))
 
 
-def resume(run: Positional[Path]) -> int:
+def resume(run: RunPath) -> int:
     """Continue a run from its latest checkpoint.
 
     Args:
@@ -213,7 +197,7 @@ def resume(run: Positional[Path]) -> int:
 
 
 def evaluate(
-    run: Positional[Path],
+    run: RunPath,
     env: str | None = None,
     episodes: int = 20,
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
@@ -238,6 +222,8 @@ def evaluate(
         save: also write the episodes as a store into this folder.
         json: print one JSON object instead of a table.
     """
+    _check("eval", 1, episodes=episodes, num_envs=num_envs)
+    _check("eval", 0, seed=seed)
     from scanrl.scoring import score_run
 
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
@@ -281,17 +267,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    warnings.showwarning = _show_warning
-    try:
-        return _dispatch(words)
-    except BaseException as error:
-        if debug and not isinstance(error, SystemExit):
-            raise
-        return _failure(error)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _dispatch(words)
+        except BaseException as error:
+            if debug and not isinstance(error, SystemExit):
+                traceback.print_exc()
+            return _failure(error)
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in _HELP or (words[0] == "data" and words[1:2] and words[1] in _HELP):
         print(_overview())
         return 0
     if words[0] in ("--version", "version"):
@@ -314,7 +301,7 @@ def _failure(error: BaseException) -> int:
     from signal import SIGINT
 
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     code, text = 1, f"{type(error).__name__}: {error}"
     if isinstance(error, CorruptFile):
         code, text = 3, str(error)
@@ -325,18 +312,42 @@ def _failure(error: BaseException) -> int:
     elif isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
         return 1
-    elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FULL):
-        code, text = (
-            4,
-            f"out of resources: {error or 'memory'} (a smaller train.batch_size or model.context needs less)",
-        )
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        code, text = 4, f"out of resources: {_place(error)}"
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        code, text = 4, "out of resources: memory (a smaller train.batch_size, model.context or model.width needs less)"
+    elif isinstance(error, OSError) and error.errno in _NO_WAY:
+        code, text = 2, _place(error)
     elif (stopped := getattr(error, "exit_code", None)) is not None:
         code, text = stopped, str(error)
     print("scanrl: " + " ".join(text.split()), file=sys.stderr)
     return code
 
 
+_HELP = ("-h", "--help", "help")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+_NO_WAY = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
+
+
+def _place(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def _check(verb: str, lowest: float, **values: float) -> None:
+    for name, value in values.items():
+        if not lowest <= value < float("inf"):
+            option = name.replace("_", "-")
+            raise DataError(f"{verb}: --{option}: expected at least {lowest} and finite, got {value}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -368,10 +379,33 @@ def _call(function: Callable[..., int], verb: str, words: Sequence[str]) -> int:
 
 
 def _unboxed(text: str) -> str:
-    """The sentences of a box, without its frame and its advice to read the help."""
-    lines = (line.strip("│ ") for line in text.splitlines() if line.startswith("│"))
-    kept = [line for line in lines if line and not line.startswith(("─", "For full helptext"))]
-    return " ".join(" ".join(kept).split())
+    """The complaint in a box and the names of the options it points at, without frame and help."""
+    # Two frames: lines, or nothing but spaces and hyphens where the terminal knows no others.
+    parts: list[list[str]] = [[]]
+    for line in text.translate(_FRAME).splitlines():
+        if not line.strip(" -"):
+            parts.append([])
+        elif line.startswith("  "):  # the box's title stands one further to the left
+            parts[-1].append(line[2:].rstrip())
+    parts = [part for part in parts if part]
+    if not parts:
+        return " ".join(text.split())
+    complaint, names = parts[0], _names(parts[0])
+    if complaint[0].startswith("Missing from"):
+        return f"expected {' and '.join(names)}, got none"
+    near = [name for part in parts[1:] if part[0].startswith("Perhaps") for name in _names(part)]
+    hint = f" (did you mean {' or '.join(near[:3])}?)" if near else ""
+    sentence = " ".join(" ".join(complaint).split()).removesuffix(".")
+    return re.sub(r"^Error parsing (?!-)[^:]*: ", "", sentence) + hint
+
+
+_FRAME = str.maketrans("│─╭╮╰╯", " -    ")
+
+
+def _names(part: Sequence[str]) -> list[str]:
+    """The options that a box lists: they are indented by four, what they mean by more."""
+    words = [line.split() for line in part if re.match(r" {4}\S", line)]
+    return [next((word for word in reversed(line) if word.startswith("--")), line[0]) for line in words]
 
 
 def _long(word: str) -> str:
@@ -381,7 +415,7 @@ def _long(word: str) -> str:
 
 def _option(words: Sequence[str], name: str) -> str | None:
     """The value of one option before the others are parsed."""
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words[1:], None], strict=False):
         if word == name:
             return following
         if word.startswith(f"{name}="):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
         inner = nested
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise DataError(f"{dotted}: expected one value for {parent}, got two")
         inner[last] = value
     return from_values(type(config), nested, config)
 
@@ -79,7 +82,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: expected a readable YAML file, got: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates are a ValueError
         raise DataError(f"{path}: expected plain YAML, got: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -115,7 +118,7 @@ def _checked(kind: Any, value: Any, where: str, base: Any) -> Any:
     if origin is Literal:
         if value not in args or isinstance(value, bool):
             hint = _hint(str(value), {str(a): a for a in args})
-            raise DataError(f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}{hint}")
+            raise DataError(f"{where}: expected one of {', '.join(map(str, args))}, got {_short(value)}{hint}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -140,14 +143,24 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             value = float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _mismatch(where, "float", value) from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _mismatch(where, kind.__name__, value)
+    if kind is int and abs(value) >= 1 << 63:
+        raise _mismatch(where, "an integer of 64 bits", value)
     if isinstance(value, float) and not math.isfinite(value):
         raise _mismatch(where, "a finite number", value)
     return value
 
 
 def _mismatch(where: str, expected: str, value: Any) -> DataError:
-    return DataError(f"{where}: expected {expected}, got {value!r}")
+    return DataError(f"{where}: expected {expected}, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """What was found, cut: a small YAML file can mean a value that fills the memory when it is written out."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel = 2
+    shortener.maxstring = shortener.maxother = shortener.maxlong = 80
+    return shortener.repr(value)

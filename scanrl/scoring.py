@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -49,9 +50,14 @@ def score_run(
     difference = checkpoint.spec.difference(spec)
     if difference is not None:
         raise DataError(f"{path}: {difference} (from {env})")
-    if save is not None and save.exists() and any(save.iterdir()):
-        raise DataError(f"{save}: expected a new or empty folder, got one with files")
+    if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
+        raise DataError(f"{save}: expected a new or empty folder, got one in use")
+    for target in targets or ():
+        if target != "auto" and not math.isfinite(target):
+            raise DataError(f"target_return: expected a finite number or auto, got {target}")
     best = checkpoint.stats.return_max
+    if targets is not None and not targets:
+        raise DataError("target_return: expected at least one, got none")
     wanted = [best * share for share in SWEEP] if targets is None else [best if t == "auto" else t for t in targets]
     policy = Policy(checkpoint.model(), target_return=wanted[0], context=context)
     result = evaluate(

@@ -5,16 +5,22 @@ Field docstrings carry unit and meaning; the command line's help is made from th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from tyro.conf import Positional
 
 from scanrl.config import from_values, override
 from scanrl.models.recipes import recipe
 from scanrl.nn import ModelConfig
 from scanrl.types import DataError
 
-__all__ = ["EvalConfig", "RunConfig", "TrainConfig", "run_config"]
+__all__ = ["EvalConfig", "RunConfig", "TrainArguments", "TrainConfig", "run_config"]
+
+LARGEST = 2**63 - 1  # what seeds and counters of other libraries take
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class TrainConfig:
         _at_least("train", self, 1, "steps", "batch_size", "checkpoint_every", "log_every")
         _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "validation")
         for name in ("learning_rate", "clip_norm"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"train.{name}: expected more than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
         for name in ("warmup", "validation"):
             if getattr(self, name) >= 1:
                 raise DataError(f"train.{name}: expected less than 1, got {getattr(self, name)}")
@@ -83,6 +89,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _at_least("eval", self, 1, "episodes", "num_envs")
         _at_least("eval", self, 0, "every", "seed")
+        for target in self.targets:
+            if not math.isfinite(target):
+                raise DataError(f"eval.targets: expected finite numbers, got {target}")
         if self.context != "recurrent" and self.context < 1:
             raise DataError(f"eval.context: expected recurrent or at least 1, got {self.context}")
 
@@ -102,23 +111,55 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a recipe on recorded episodes.
+
+    Short forms: --steps, --seed, --context, --val-split for --train.steps, --train.seed, --model.context,
+    --train.validation. The defaults shown are those of the recipe that is named.
+    """
+
+    recipe: Positional[str]
+    """One of the recipes that `scanrl models` lists."""
+    data: str
+    """The episodes: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path."""
+    env: str | None
+    """Gymnasium id to evaluate in; none trains without."""
+    model: ModelConfig
+    train: TrainConfig
+    eval: EvalConfig
+    out: Path | None = None
+    """The run folder; by default the first free one under outputs/train, with a link `last` to it."""
+    config: Path | None = None
+    """A YAML file with settings; options on the command line win over it."""
+    print_config: bool = False
+    """Print the settings as YAML and stop."""
+
+
 def run_config(name: str, *changes: Mapping[str, Any]) -> RunConfig:
     """The recipe's run with changes on top, each a nested mapping or one with dotted keys; later ones win.
 
     Raises:
-        DataError: an unknown recipe or key (with the nearest known one), a wrong type or value.
+        DataError: an unknown recipe or key (with the nearest known one), a wrong type or value; or changes that were
+            made for another recipe.
     """
     chosen = recipe(name)
     train = TrainConfig(learning_rate=chosen.learning_rate, batch_size=chosen.batch_size)
     config = RunConfig(recipe=name, model=chosen.model, train=train)
     for change in changes:
-        dotted = {k: v for k, v in change.items() if "." in k}
-        config = from_values(RunConfig, {k: v for k, v in change.items() if "." not in k}, config)
+        dotted = {k: v for k, v in change.items() if isinstance(k, str) and "." in k}
+        config = from_values(RunConfig, {k: v for k, v in change.items() if k not in dotted}, config)
         config = override(config, dotted)
+    if config.recipe != name:
+        raise DataError(f"recipe: expected {name!r}, got settings of {config.recipe!r}")
     return config
 
 
 def _at_least(where: str, config: Any, lowest: int, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < lowest:
-            raise DataError(f"{where}.{name}: expected at least {lowest}, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if not lowest <= value < math.inf:
+            limits = f"at least {lowest}" if isinstance(value, int) else f"at least {lowest} and finite"
+            raise DataError(f"{where}.{name}: expected {limits}, got {value}")
+        if value > LARGEST:
+            raise DataError(f"{where}.{name}: expected at most {LARGEST}, got {value}")

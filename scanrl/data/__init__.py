@@ -64,6 +64,7 @@ def load(
     nonfinite: Literal["error", "drop-episode"] = "error",
     memory_gib: float = 4.0,
     timeout: float | None = None,
+    checked: bool = True,
     **options: Any,
 ) -> Dataset:
     """The dataset named by `uri`, checked; its columns are memory-mapped where possible.
@@ -74,6 +75,7 @@ def load(
         nonfinite: what to do about episodes with a NaN or infinite number; dropped ones are counted in the log.
         memory_gib: limit for the process that reads a foreign file; its columns may take three quarters of it.
         timeout: limit for that process in seconds; by default by the size of the file.
+        checked: refuse data in which `check` finds a problem; without, only what cannot be read is refused.
         **options: of the format, see `FORMATS` and the `read` of its module.
 
     Raises:
@@ -90,7 +92,7 @@ def load(
         dataset = _foreign(scheme, rest, options, cache=cache, memory_gib=memory_gib, timeout=timeout)
     if nonfinite == "drop-episode":
         dataset = _drop_nonfinite(dataset)
-    for problem in check(dataset):
+    for problem in check(dataset) if checked else []:
         raise DataError(problem)
     return dataset
 

@@ -1,0 +1,61 @@
+import pytest
+
+from scanrl.data import read_store
+from scanrl.scoring import SWEEP, score_run
+from scanrl.types import DataError
+from tests.conftest import make_dataset
+from tests.test_training import CARTPOLE, TINY, fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("scoring") / "run", data=make_dataset(CARTPOLE), overrides=TINY, steps=2)
+
+
+def test_scores_say_what_they_depend_on(run):
+    (scores,) = score_run(run.path, "CartPole-v1", episodes=3, num_envs=2, seed=5)
+    found = run.checkpoint()
+    assert (scores.env_id, scores.episodes, scores.seed, scores.context) == ("CartPole-v1", 3, 5, "recurrent")
+    assert scores.target_return == found.stats.return_max
+    assert scores.dataset == found.about["fingerprint"]
+
+
+def test_targets_are_asked_for_in_their_order_and_auto_is_the_best_of_the_data(run):
+    best = run.checkpoint().stats.return_max
+    scores = score_run(run.path, "CartPole-v1", [7.0, "auto", -2.0], episodes=1, context=3)
+    assert [s.target_return for s in scores] == [7.0, best, -2.0]
+    assert {s.context for s in scores} == {3}
+    swept = score_run(run.path, "CartPole-v1", None, episodes=1)
+    assert [s.target_return for s in swept] == pytest.approx([best * share for share in SWEEP])
+
+
+def test_the_episodes_of_all_targets_are_kept_on_request(run, tmp_path):
+    scores = score_run(run.path, "CartPole-v1", [5.0, 9.0], episodes=2, save=tmp_path / "deep" / "played")
+    played = read_store(tmp_path / "deep" / "played")
+    assert played.returns.tolist() == [x for s in scores for x in s.returns.tolist()]
+    assert played.spec.env_id == "CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    "env, options, message",
+    [
+        (None, {}, r"run: env: expected an environment \(the run was trained without one\), got none$"),
+        ("Pendulum-v1", {}, r"run: observation_shape: expected \(4,\), got \(3,\) \(from Pendulum-v1\)$"),
+        ("MountainCar-v0", {}, r"run: observation_shape: expected \(4,\), got \(2,\)"),
+        ("CartPole-v11", {}, r"CartPole-v11: no such environment; did you mean"),
+        ("CartPole-v1", {"targets": [float("nan")]}, r"target_return: expected a finite number or auto, got nan$"),
+        ("CartPole-v1", {"targets": []}, r"target_return: expected at least one, got none"),
+        ("CartPole-v1", {"context": 0}, r"context: expected 'recurrent' or a number of steps, got 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run, env, options, message):
+    with pytest.raises(DataError, match=message):
+        score_run(run.path, env, **options)
+
+
+def test_a_place_in_use_is_refused_before_anything_is_played(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for save in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match=r"expected a new or empty folder, got one in use$"):
+            score_run(run.path, "CartPole-v1", save=save)
+    assert (tmp_path / "file").read_text() == "mine"
