@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 from tyro.conf import Positional
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS", "main"]
 
-Uri = Annotated[Positional[str], tyro.conf.arg(metavar="URI")]
-RunPath = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+Uri: TypeAlias = Annotated[Positional[str], tyro.conf.arg(metavar="URI")]
+RunPath: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 SHORT = {
     "--steps": "--train.steps",

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -80,7 +81,9 @@ def stopped(out, monkeypatch, update=7, **more):
 
 def fork(function, errors=os.devnull):
     """Run `function` in a child; its result is the exit code."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on: other threads may be about
+        child = os.fork()
     if child:
         return child
     code = 99
@@ -382,6 +385,30 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
     assert load_checkpoint(tmp_path / "parts").step == 5
     resume(tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_during_a_save_leaves_one_whole_checkpoint(tmp_path, monkeypatch, reference, when):
+    save = training.save_checkpoint
+    saved = []
+
+    def interrupted(folder, step, *more):
+        saved.append(step)
+        if when == "before":
+            signal.raise_signal(signal.SIGTERM)
+        path = save(folder, step, *more)
+        if when == "after":
+            signal.raise_signal(signal.SIGTERM)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", interrupted)
+        with pytest.raises(Interrupted):
+            fit(tmp_path / "run")
+    assert saved == [5], "not written twice"
+    assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-5"]
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(reference)
 
 
 def test_training_outside_the_main_thread_leaves_signals_alone(tmp_path, reference):
