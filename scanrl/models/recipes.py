@@ -1,7 +1,8 @@
 """`RECIPES`: one function per paper, returning the `ModelConfig` of its model. Each lists where we depart from it.
 
-Common departures, for every recipe: padding is on the right (so it cannot change anything), and Mamba's step sizes keep
-Mamba's own initialisation (`dt_init="gpt2_reset"` restores the released code's).
+Common departures, for every recipe: padding is on the right (so it cannot change anything), Mamba's step sizes keep
+Mamba's own initialisation (`dt_init="gpt2_reset"` restores the released code's), and there is no dropout (the papers
+take 0.1): runs here are a tenth as long as the papers' and do not overfit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Recipe:
     model: ModelConfig
     paper: str
     """Author, year, arXiv id."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Highest step size of a run. Papers take 1e-4 to 1e-3 for 100,000 updates; ours are made for a tenth of that."""
     batch_size: int = 64
     """Windows per update."""
@@ -70,9 +71,12 @@ def dc() -> Recipe:
     return Recipe(model, "Kim et al. 2024, arXiv 2310.03022")
 
 
+METAMAMBA_RATE = 5e-3  # on Hopper, held-out loss after two minutes is lower than at 1e-3 and 3e-3
+
+
 def _metamamba(first: str, second: str, width: int) -> Recipe:
     model = ModelConfig(pattern=f"({first} mamba)*3", width=width, context=8, inner_mixer=second)  # type: ignore[arg-type]
-    return Recipe(model, "Kim 2024, arXiv 2408.10517")
+    return Recipe(model, "Kim 2024, arXiv 2408.10517", learning_rate=METAMAMBA_RATE)
 
 
 def dmm_c() -> Recipe:
@@ -117,7 +121,7 @@ def dmm26() -> Recipe:
     Reference: arXiv 2602.19805.
     """
     model = ModelConfig(pattern="(dense mamba)*3", width=64, context=8, expand=1, inner_mixer="none", share_norms=True)
-    return Recipe(model, "arXiv 2602.19805 (2026)")
+    return Recipe(model, "arXiv 2602.19805 (2026)", learning_rate=METAMAMBA_RATE)
 
 
 def bc() -> Recipe:
