@@ -29,7 +29,7 @@ from scanrl.nn import ModelConfig
 from scanrl.stats import Stats
 from scanrl.types import CorruptFile, DataError, Spec
 
-__all__ = ["Checkpoint", "checkpoints_of", "load_checkpoint", "prune", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoints_of", "load_checkpoint", "prune", "save_checkpoint", "sweep"]
 
 KIND, VERSION = "scanrl-checkpoint", 1
 MODEL_FILES = ("config.json", "model.safetensors", "stats.json")
@@ -157,6 +157,11 @@ def prune(run: Path, keep: int, step: int) -> None:
         # Renamed first: a folder that is only half removed must not look like a checkpoint.
         with contextlib.suppress(OSError):
             path.rename(path.with_name(f".{path.name}.stale"))
+    sweep(run)
+
+
+def sweep(run: Path) -> None:
+    """Remove what writers that were killed have left in a run's folder of checkpoints."""
     for leftover in (run / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

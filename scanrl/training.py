@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint
+from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint, sweep
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
@@ -156,6 +156,7 @@ class _Trainer:
 
     def restore(self) -> None:
         """Take over the latest checkpoint's state; a run killed before its first checkpoint begins anew."""
+        sweep(self.run.path)
         if not checkpoints_of(self.run.path):
             return
         checkpoint = self.run.checkpoint()
