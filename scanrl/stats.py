@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from scanrl.types import DataError
-
-if TYPE_CHECKING:
-    from scanrl.data.dataset import Dataset
+from scanrl.types import DataError, Spec
 
 __all__ = ["Stats", "return_scale"]
 
 _BLOCK = 1 << 16
 _ARRAYS = ("observation_mean", "observation_std", "action_low", "action_high")
+
+
+class Recorded(Protocol):
+    """What `Stats.fit` reads of a dataset; `scanrl.data.Dataset` is one. Shapes as there."""
+
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def observations(self) -> np.ndarray: ...
+    @property
+    def actions(self) -> np.ndarray: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def returns(self) -> np.ndarray: ...
+    @property
+    def returns_to_go(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +61,7 @@ class Stats:
     return_mean: float
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> Stats:
+    def fit(cls, dataset: Recorded) -> Stats:
         """The figures of `dataset`, accumulated in float64."""
         mean, std = _moments(dataset.observations)
         low, high = _action_bounds(dataset)
@@ -116,7 +130,7 @@ def _moments(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(square)
 
 
-def _action_bounds(dataset: Dataset) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _action_bounds(dataset: Recorded) -> tuple[np.ndarray | None, np.ndarray | None]:
     spec = dataset.spec
     if spec.action_kind == "discrete":
         return None, None
