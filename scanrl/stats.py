@@ -33,7 +33,7 @@ class Recorded(Protocol):
     @property
     def returns(self) -> np.ndarray: ...
     @property
-    def returns_to_go(self) -> np.ndarray: ...
+    def returns_to_go(self) -> Any: ...  # an array; pyright does not see through the dataset's cached property
 
 
 @dataclass(frozen=True, eq=False)
