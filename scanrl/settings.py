@@ -92,7 +92,7 @@ class EvalConfig:
         for target in self.targets:
             if not math.isfinite(target):
                 raise DataError(f"eval.targets: expected finite numbers, got {target}")
-        if self.context != "recurrent" and self.context < 1:
+        if self.context != "recurrent" and not (isinstance(self.context, int) and 1 <= self.context <= LARGEST):
             raise DataError(f"eval.context: expected recurrent or at least 1, got {self.context}")
 
 
