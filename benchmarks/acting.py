@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,10 @@ CASES: list[tuple[str, Context]] = [
 SAMPLE = 200
 
 
-def state_bytes(tree: object) -> int:
+def state_bytes(tree: Any) -> int:
     if isinstance(tree, torch.Tensor):
         return tree.numel() * tree.element_size()
-    return sum(state_bytes(part) for part in tree)  # type: ignore[attr-defined]
+    return sum(state_bytes(part) for part in tree)
 
 
 def refuse_unless_equal(policy: Policy, streams: int, steps: int = 12) -> None:

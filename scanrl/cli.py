@@ -6,11 +6,7 @@ signal. Errors are one line on standard error; `--debug` shows where they came f
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
-import io
-import json
 import os
 import re
 import sys
@@ -25,7 +21,9 @@ import tyro
 from tyro.conf import Positional
 
 from scanrl import __version__
+from scanrl.arguments import option_value, parse, parse_call
 from scanrl.config import read_yaml, to_yaml
+from scanrl.console import print_json, print_table, text
 from scanrl.types import CorruptFile, DataError
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def doctor(json: bool = False) -> int:
 
     found = diagnose()
     if json:
-        return _print_json(found)
+        return print_json(found)
     device, scan = found["device"], found["scan"]
     rows = [("device", f"{device['kind']}: {device['name']}, {device['cores']} cores, {device['threads']} threads")]
     rows += [("system", f"{device['system']}, Python {device['python']}")]
@@ -81,7 +79,7 @@ def doctor(json: bool = False) -> int:
     for name, there in found["extras"].items():
         state = "present" if there else f"missing: pip install 'scanrl[{name}]'"
         rows.append((f"[{name}]", f"{state} ({EXTRAS[name][1]})"))
-    _print_table(("", "found"), rows)
+    print_table(("", "found"), rows)
     return 0
 
 
@@ -99,8 +97,8 @@ def models(observations: int = 11, actions: int = 3, discrete: bool = False, jso
 
     rows = catalogue(observations, actions, "discrete" if discrete else "continuous")
     if json:
-        return _print_json({"observations": observations, "actions": actions, "recipes": rows})
-    _print_table(
+        return print_json({"observations": observations, "actions": actions, "recipes": rows})
+    print_table(
         ("recipe", "parameters", "context", "what it is"),
         [(r["recipe"], f"{r['parameters']:,}", r["context"], r["about"]) for r in rows],
         right=(1, 2),
@@ -120,8 +118,8 @@ def data_info(uri: Uri, json: bool = False) -> int:
 
     found = summary(load(uri))
     if json:
-        return _print_json(found)
-    _print_table(("", found["name"]), [(k, _text(v)) for k, v in found.items() if k != "name"])
+        return print_json(found)
+    print_table(("", found["name"]), [(k, text(v)) for k, v in found.items() if k != "name"])
     return 0
 
 
@@ -165,7 +163,7 @@ def train(words: Sequence[str]) -> int:
 
     words = [_long(word) for word in words]
     asked_help = bool({"-h", "--help"} & set(words))
-    file = _option(words, "--config")
+    file = option_value(words, "--config")
     settings = read_yaml(file) if file else {}
     name = words[0] if words and not words[0].startswith("-") else settings.get("recipe")
     if name is None and not asked_help:
@@ -173,7 +171,7 @@ def train(words: Sequence[str]) -> int:
     # Recipe and file are known before the rest is parsed, so that they are the defaults of every other option.
     base = run_config("dmm-dc" if name is None else str(name), settings)
     default = TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
-    chosen: TrainArguments = _parse(TrainArguments, "train", words, default=default)
+    chosen: TrainArguments = parse(TrainArguments, "train", words, default=default)
     config = RunConfig(base.recipe, chosen.data, chosen.env, chosen.model, chosen.train, chosen.eval)
     if chosen.print_config:
         print(to_yaml(config), end="")
@@ -229,8 +227,8 @@ def evaluate(
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
     found = score_run(run, env, wanted, episodes=episodes, context=context, seed=seed, num_envs=num_envs, save=save)
     if json:
-        return _print_json([scores.to_json() for scores in found])
-    _print_table(
+        return print_json([scores.to_json() for scores in found])
+    print_table(
         ("target", "return", "95 % interval", "normalised", "length", "episodes"),
         [
             (
@@ -296,7 +294,7 @@ def _dispatch(words: list[str]) -> int:
     rest = words[size:]
     if verb == "train":
         return train(rest)
-    return _call(VERBS[verb], verb, rest)
+    return parse_call(VERBS[verb], verb, rest)
 
 
 def _failure(error: BaseException) -> int:
@@ -357,73 +355,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
     print(f"scanrl: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _parse(target: Any, verb: str, words: Sequence[str], **options: Any) -> Any:
-    """What tyro makes of `words`; its boxed complaints become one line."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                target, prog=f"scanrl {verb}", args=words, config=(tyro.conf.FlagCreatePairsOff,), **options
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise DataError(f"{verb}: {_unboxed(complaint.getvalue())}") from None
-
-
-def _call(function: Callable[..., int], verb: str, words: Sequence[str]) -> int:
-    """Parse first and call afterwards: what the verb itself prints is none of the parser's business."""
-
-    @functools.wraps(function)
-    def later(**arguments: Any) -> Callable[[], int]:
-        return functools.partial(function, **arguments)
-
-    return _parse(later, verb, words)()
-
-
-def _unboxed(text: str) -> str:
-    """The complaint in a box and the names of the options it points at, without frame and help."""
-    # Two frames: lines, or nothing but spaces and hyphens where the terminal knows no others.
-    parts: list[list[str]] = [[]]
-    for line in text.translate(_FRAME).splitlines():
-        if not line.strip(" -"):
-            parts.append([])
-        elif line.startswith("  "):  # the box's title stands one further to the left
-            parts[-1].append(line[2:].rstrip())
-    parts = [part for part in parts if part]
-    if not parts:
-        return " ".join(text.split())
-    complaint, names = parts[0], _names(parts[0])
-    if complaint[0].startswith("Missing from"):
-        return f"expected {' and '.join(names)}, got none"
-    near = [name for part in parts[1:] if part[0].startswith("Perhaps") for name in _names(part)]
-    hint = f" (did you mean {' or '.join(near[:3])}?)" if near else ""
-    sentence = " ".join(" ".join(complaint).split()).removesuffix(".")
-    return re.sub(r"^Error parsing (?!-)[^:]*: ", "", sentence) + hint
-
-
-_FRAME = str.maketrans("│─╭╮╰╯", " -    ")
-
-
-def _names(part: Sequence[str]) -> list[str]:
-    """The options that a box lists: they are indented by four, what they mean by more."""
-    words = [line.split() for line in part if re.match(r" {4}\S", line)]
-    return [next((word for word in reversed(line) if word.startswith("--")), line[0]) for line in words]
-
-
 def _long(word: str) -> str:
     key, equals, value = word.partition("=")
     return SHORT.get(key, key) + equals + value
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    """The value of one option before the others are parsed."""
-    for word, following in zip(words, [*words[1:], None], strict=False):
-        if word == name:
-            return following
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return None
 
 
 def _overview() -> str:
@@ -436,32 +370,10 @@ def _overview() -> str:
 def _tell_run(run: Run) -> int:
     last = run.metrics()[-1:] or [{}]
     for name, value in last[0].items():
-        print(f"{name:<24} {_text(value)}")
+        print(f"{name:<24} {text(value)}")
     print(f"run: {run.path}")
     print(f"next: scanrl eval {run.path} --env {run.config.env or 'ENV'}")
     return 0
-
-
-def _print_json(values: Any) -> int:
-    print(json.dumps(values, indent=1))
-    return 0
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> None:
-    """Plain columns: they survive a pipe, a narrow window and a copy into a mail."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    for row in cells:
-        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(padded).rstrip())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return " ".join(_text(v) for v in value)
-    return str(value)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What the command draws on a terminal: the training bar. Rich is imported only when something is drawn."""
+"""What the command shows on a terminal: tables, JSON, the training bar. Rich is imported only when it draws."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-__all__ = ["TrainingBar"]
+__all__ = ["TrainingBar", "print_json", "print_table", "text"]
 
 
 class TrainingBar:
@@ -60,3 +62,25 @@ def _rich_bar() -> Any:
         console=Console(file=sys.stderr),
         refresh_per_second=4,
     )
+
+
+def print_json(values: Any) -> int:
+    print(json.dumps(values, indent=1))
+    return 0
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> None:
+    """Plain columns: they survive a pipe, a narrow window and a copy into a mail."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(padded).rstrip())
+
+
+def text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(text(v) for v in value)
+    return str(value)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint, sweep
 from scanrl.console import TrainingBar
@@ -27,12 +25,13 @@ from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.models.decision import DecisionModel
-from scanrl.nn.mamba import Mamba
+from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
 from scanrl.policy import Policy
 from scanrl.run import Metrics, Run, free_path, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
+from scanrl.signals import stop_signals
 from scanrl.stats import Stats
-from scanrl.types import CorruptFile, DataError
+from scanrl.types import DataError
 
 __all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
 
@@ -149,7 +148,7 @@ class _Trainer:
         self.training, self.held_out = parts
         context = run.config.model.context
         self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
-        self.optimizer = _optimizer(self.model, self.settings)
+        self.optimizer = adamw(self.model, self.settings)
         self.random = torch.Generator().manual_seed(self.settings.seed).get_state()
         self.step = self.saved = 0
         self.stop: list[int] = []
@@ -167,7 +166,7 @@ class _Trainer:
             raise DataError(f"{self.run.path / 'config.yaml'}: model: expected the checkpoint's, got another network")
         _check_resumable(checkpoint)
         self.model.load_state_dict(checkpoint.model().state_dict())
-        _load_optimizer(self.optimizer, self.model, checkpoint)
+        load_optimizer(self.optimizer, self.model, checkpoint)
         self.random = checkpoint.optimizer["random"]
         try:
             self.sampler.load_state_dict(checkpoint.progress["sampler"])
@@ -184,7 +183,7 @@ class _Trainer:
         with (
             closing(Metrics(run.path, self.step, settings.tensorboard)) as metrics,
             torch.random.fork_rng(devices=[]),
-            _signals(self.stop),
+            stop_signals(self.stop),
             bar,
         ):
             torch.set_rng_state(self.random)
@@ -222,7 +221,7 @@ class _Trainer:
                 f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.step, self.settings)
+            group["lr"] = learning_rate(self.step, self.settings)
         self.optimizer.step()
         self.step += 1
         return value, size
@@ -281,7 +280,7 @@ class _Trainer:
             "env": self.run.config.env,
             "versions": library_versions(),
         }
-        tensors = {**_optimizer_tensors(self.optimizer, self.model), "random": torch.get_rng_state()}
+        tensors = {**optimizer_tensors(self.optimizer, self.model), "random": torch.get_rng_state()}
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
         )
@@ -323,35 +322,6 @@ def _absolute(uri: str) -> str:
     return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
 
 
-def _optimizer(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in two groups: the scan's own parameters are not pulled to zero (Gu and Dao 2023)."""
-    exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in (m.A_log, m.D)}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
-
-
-def _learning_rate(step: int, settings: TrainConfig) -> float:
-    """Step size of update number `step` (from 0): linear warm-up, then constant or a cosine to a tenth."""
-    warmup = max(1, round(settings.warmup * settings.steps))
-    rise = min((step + 1) / warmup, 1.0)
-    if settings.schedule == "constant":
-        return settings.learning_rate * rise
-    done = max(0.0, (step - warmup) / max(1, settings.steps - warmup))
-    return settings.learning_rate * rise * (0.55 + 0.45 * math.cos(math.pi * done))
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -> dict[str, Tensor]:
-    """The optimiser's moments by parameter name, so that order and grouping may change."""
-    return {
-        f"{key}/{name}": torch.as_tensor(value).detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
 def _check_resumable(checkpoint: Checkpoint) -> None:
     """A run must not go on with half of its state: it would differ, silently, from one that was not interrupted."""
     there = {
@@ -362,24 +332,6 @@ def _check_resumable(checkpoint: Checkpoint) -> None:
     missing = [name for name, found in there.items() if not found]
     if missing:
         raise DataError(f"{checkpoint.path / 'train'}: expected the state of {', '.join(there)}, got no {missing[0]}")
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, checkpoint: Checkpoint) -> None:
-    states: dict[str, dict[str, Tensor]] = {}
-    for key, value in checkpoint.optimizer.items():
-        kind, slash, name = key.partition("/")
-        if slash:
-            states.setdefault(name, {})[kind] = value
-    for name, parameter in model.named_parameters():
-        state = states.pop(name, {})
-        if state:
-            shapes = {kind: tuple(value.shape) for kind, value in state.items()}
-            wanted = {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
-            if shapes != wanted:
-                raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {name}: expected {wanted}, got {shapes}")
-            optimizer.state[parameter] = {kind: value.to(parameter.device) for kind, value in state.items()}
-    if states:
-        raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {min(states)}: expected no such parameter")
 
 
 class _Window:
@@ -393,23 +345,3 @@ class _Window:
         rate = (step - self.step) / max(now - self.time, 1e-9)
         self.step, self.time = step, now
         return round(rate, 3)
-
-
-@contextmanager
-def _signals(received: list[int]) -> Iterator[None]:
-    """Append SIGTERM or the first Ctrl-C to `received`; the second Ctrl-C interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        if received.count(signal.SIGINT) > 1:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -18,6 +18,7 @@ from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data import load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.models.decision import DecisionModel
+from scanrl.optimizer import adamw, learning_rate
 from scanrl.run import open_run
 from scanrl.settings import TrainConfig
 from scanrl.training import Diverged, Interrupted, resume, train
@@ -516,23 +517,23 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
 
 def test_the_step_size_rises_then_falls_to_a_tenth_or_stays():
     cosine = TrainConfig(steps=1000, learning_rate=2.0, warmup=0.1)
-    rates = [training._learning_rate(step, cosine) for step in range(1000)]
+    rates = [learning_rate(step, cosine) for step in range(1000)]
     assert rates[:2] == pytest.approx([0.02, 0.04])
     assert max(rates) == rates[99] == pytest.approx(2.0)
     assert np.all(np.diff(rates[:100]) > 0)
     assert np.all(np.diff(rates[100:]) < 0)
     assert rates[-1] == pytest.approx(0.2, rel=1e-3)
     constant = TrainConfig(steps=1000, learning_rate=2.0, warmup=0.1, schedule="constant")
-    rates = [training._learning_rate(step, constant) for step in range(1000)]
+    rates = [learning_rate(step, constant) for step in range(1000)]
     assert rates[:2] == pytest.approx([0.02, 0.04])
     assert set(rates[99:]) == {2.0}
-    assert training._learning_rate(0, TrainConfig(steps=1, warmup=0.0)) == TrainConfig().learning_rate
+    assert learning_rate(0, TrainConfig(steps=1, warmup=0.0)) == TrainConfig().learning_rate
 
 
 def test_the_scans_own_parameters_are_exempt_from_weight_decay(reference):
     model = load_checkpoint(reference).model()
     names = {id(p): name for name, p in model.named_parameters()}
-    decayed, exempt = training._optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+    decayed, exempt = adamw(model, TrainConfig(weight_decay=0.3)).param_groups
     assert {names[id(p)].rpartition(".")[2] for p in exempt["params"]} == {"A_log", "D"}
     assert not {names[id(p)].rpartition(".")[2] for p in decayed["params"]} & {"A_log", "D"}
     assert len(exempt["params"]) + len(decayed["params"]) == len(names)

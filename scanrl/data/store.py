@@ -14,15 +14,7 @@ from typing import Any
 import numpy as np
 
 from scanrl.data.dataset import Dataset
-from scanrl.folder import (  # noqa: F401 (the tests of the store reach the machinery through this module)
-    MANIFEST,
-    _digest,
-    _manifest_bytes,
-    os,
-    shutil,
-    verify_folder,
-    write_folder,
-)
+from scanrl.folder import MANIFEST, verify_folder, write_folder
 from scanrl.types import COLUMNS, CorruptFile, DataError, Spec
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "read_store", "write_store"]

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from scanrl.data import store
+from scanrl import folder as folders
 from scanrl.data.dataset import Dataset
 from scanrl.data.store import read_store, write_store
 from scanrl.types import COLUMNS, CorruptFile, DataError
@@ -22,7 +22,7 @@ def folder(make_dataset, tmp_path):
 def reseal(folder, **changes):
     """Change the manifest and make it consistent again, as someone who means it would."""
     file = folder / "manifest.json"
-    file.write_bytes(store._manifest_bytes(json.loads(file.read_bytes()) | changes))
+    file.write_bytes(folders._manifest_bytes(json.loads(file.read_bytes()) | changes))
 
 
 @pytest.mark.parametrize("choices", [0, 4])
@@ -137,7 +137,7 @@ def test_arrays_of_objects_are_refused_without_being_loaded(folder):
     file = folder / "rewards.npy"
     np.save(file, np.array([print] * 25, object), allow_pickle=True)
     files = json.loads((folder / "manifest.json").read_bytes())["files"]
-    files["rewards.npy"] = {"bytes": file.stat().st_size, "sha256": store._digest(file)}
+    files["rewards.npy"] = {"bytes": file.stat().st_size, "sha256": folders._digest(file)}
     reseal(folder, files=files)
     with pytest.raises(CorruptFile, match=r"rewards.npy: expected a plain npy array, got: "):
         read_store(folder)
@@ -190,10 +190,10 @@ def interrupt(monkeypatch, call, error):
 
         return wrapper
 
-    monkeypatch.setattr(store.os, "fsync", failing(os.fsync))
-    monkeypatch.setattr(store.os, "rename", failing(os.rename))
+    monkeypatch.setattr(folders.os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(folders.os, "rename", failing(os.rename))
     if isinstance(error, Killed):
-        monkeypatch.setattr(store.shutil, "rmtree", lambda *args, **kwargs: None)
+        monkeypatch.setattr(folders.shutil, "rmtree", lambda *args, **kwargs: None)
 
 
 FULL = OSError(28, "No space left on device")

@@ -1,0 +1,68 @@
+"""The optimiser of a run: AdamW, its schedule, and its state as tensors by parameter name."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from scanrl.checkpoint import Checkpoint
+from scanrl.models.decision import DecisionModel
+from scanrl.nn.mamba import Mamba
+from scanrl.settings import TrainConfig
+from scanrl.types import CorruptFile
+
+__all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors"]
+
+
+def adamw(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
+    """AdamW in two groups: the scan's own parameters are not pulled to zero (Gu and Dao 2023)."""
+    exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in (m.A_log, m.D)}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+
+
+def learning_rate(step: int, settings: TrainConfig) -> float:
+    """Step size of update number `step` (from 0): linear warm-up, then constant or a cosine to a tenth."""
+    warmup = max(1, round(settings.warmup * settings.steps))
+    rise = min((step + 1) / warmup, 1.0)
+    if settings.schedule == "constant":
+        return settings.learning_rate * rise
+    done = max(0.0, (step - warmup) / max(1, settings.steps - warmup))
+    return settings.learning_rate * rise * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -> dict[str, Tensor]:
+    """The optimiser's moments by parameter name, so that order and grouping may change."""
+    return {
+        f"{key}/{name}": torch.as_tensor(value).detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, checkpoint: Checkpoint) -> None:
+    """Take over the moments a checkpoint holds.
+
+    Raises:
+        CorruptFile: they fit another network; the parameter is named.
+    """
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in checkpoint.optimizer.items():
+        kind, slash, name = key.partition("/")
+        if slash:
+            states.setdefault(name, {})[kind] = value
+    for name, parameter in model.named_parameters():
+        state = states.pop(name, {})
+        if state:
+            shapes = {kind: tuple(value.shape) for kind, value in state.items()}
+            wanted = {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+            if shapes != wanted:
+                raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {name}: expected {wanted}, got {shapes}")
+            optimizer.state[parameter] = {kind: value.to(parameter.device) for kind, value in state.items()}
+    if states:
+        raise CorruptFile(f"{checkpoint.path / 'train'}: optimizer: {min(states)}: expected no such parameter")
