@@ -1,6 +1,6 @@
 """The one part of the build that pyproject.toml cannot express: the optional C extension.
 
-Without a compiler the package installs all the same and the scan runs on its torch reference.
+Without a compiler the package installs all the same and scan and convolution run on their torch references.
 """
 
 from setuptools import Extension, setup
@@ -8,9 +8,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 CSRC = "scanrl/kernels/csrc"
+HEADERS = ("module", "isa", "kernel", "lanes", "rows", "scan", "scan_kernel", "conv", "conv_kernel")
 
 
-class BuildScan(build_ext):
+class BuildKernels(build_ext):
     """Builds with OpenMP where the compiler has it, else for one thread."""
 
     def build_extension(self, ext):
@@ -26,8 +27,8 @@ setup(
     ext_modules=[
         Extension(
             "scanrl.kernels._native",
-            sources=[f"{CSRC}/{name}.c" for name in ("native", "portable", "avx2", "avx512")],
-            depends=[f"{CSRC}/{name}.h" for name in ("scan", "lanes", "kernel")],
+            sources=[f"{CSRC}/{name}.c" for name in ("native", "scan", "conv", "portable", "avx2", "avx512")],
+            depends=[f"{CSRC}/{name}.h" for name in HEADERS],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden"],
             extra_link_args=["-fopenmp"],
@@ -35,6 +36,6 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildScan},
+    cmdclass={"build_ext": BuildKernels},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,11 +1,13 @@
-"""The tensor arguments of a selective scan: one tuple for all implementations, and the check that they fit."""
+"""The tensor arguments of a selective scan: one tuple for all implementations; and checks that arguments fit."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Inputs", "check", "widen"]
+__all__ = ["Inputs", "check", "check_fits", "check_floating", "widen"]
+
+WIDE = (torch.float32, torch.float64)
 
 
 class Inputs(NamedTuple):
@@ -29,7 +31,7 @@ def check(x: Inputs, axes: str) -> None:
     """
     for name, tensor in zip(x._fields, x, strict=True):
         if tensor is not None or name in "uABC" or name == "dt":
-            _check_floating(name, tensor)
+            check_floating(name, tensor)
     if x.u.ndim != len(axes):
         raise ValueError(f"u: expected shape ({', '.join(axes)}), got {tuple(x.u.shape)}")
     *rows, channels = x.u.shape
@@ -39,27 +41,29 @@ def check(x: Inputs, axes: str) -> None:
     shapes = (wide, wide, tuple(x.A.shape), narrow, narrow, (channels,), wide, (channels,), state)
     for name, tensor, shape in zip(x._fields, x, shapes, strict=True):
         if tensor is not None:
-            _check_against(name, tensor, x.u, shape)
+            check_fits(name, tensor, shape, "u", x.u)
+    if x.h is not None and x.h.dtype not in WIDE:
+        raise TypeError(f"h: the state is kept in float32, got {x.h.dtype}; convert it with .float()")
 
 
-def widen(x: Inputs) -> Inputs:
+def widen(x: Tensor | None) -> Any:
     """Half precision as float32, in which it is computed."""
-    wide = (torch.float32, torch.float64)
-    return Inputs(*(t if t is None or t.dtype in wide else t.float() for t in x))
+    return x if x is None or x.dtype in WIDE else x.float()
 
 
-def _check_floating(name: str, x: Any) -> None:
+def check_floating(name: str, x: Any) -> None:
+    """Raises TypeError unless x is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         found = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name}: expected a floating-point tensor, got {found}")
 
 
-def _check_against(name: str, x: Tensor, u: Tensor, shape: tuple[int, ...]) -> None:
+def check_fits(name: str, x: Tensor, shape: tuple[int, ...], first_name: str, first: Tensor) -> None:
+    """Raises unless x has the shape, the device of the `first` argument, and float64 if and only if that has it."""
     if tuple(x.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(x.shape)}")
-    if x.device != u.device:
-        raise ValueError(f"{name}: expected device {u.device} as u, got {x.device}")
-    if (x.dtype == torch.float64) != (u.dtype == torch.float64):
-        raise TypeError(f"{name}: float64 does not mix with other dtypes: u is {u.dtype}, {name} is {x.dtype}")
-    if name == "h" and x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"h: the state is kept in float32, got {x.dtype}; convert it with .float()")
+    if x.device != first.device:
+        raise ValueError(f"{name}: expected device {first.device} as {first_name}, got {x.device}")
+    if (x.dtype == torch.float64) != (first.dtype == torch.float64):
+        found = f"{first_name} is {first.dtype}, {name} is {x.dtype}"
+        raise TypeError(f"{name}: float64 does not mix with other dtypes: {found}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from scanrl.kernels import causal_conv
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State, uniform_bound
 
@@ -45,10 +46,14 @@ class LocalConv(Mixer):
         self.bias = nn.Parameter(torch.empty(self.places, width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        padded, place, state = _advance(self, x, state)
-        # With no state every row is at the same place, so one set of kernels (1, L, w, D) serves the whole batch.
-        bias, kernel = self.bias.to(x.dtype), self.kernel.to(x.dtype)
-        return bias[place] + _Taps.apply(padded, kernel[place]), state
+        before = cast("LocalState | None", state)
+        past, place = (None, None) if before is None else (before.inputs.to(x.dtype), before.place)
+        fresh = before or self.initial_state(len(x))
+        length, kept = x.shape[1], fresh.inputs.shape[1]
+        # A copy of the last tokens: the state neither keeps the chunk in memory nor changes with it.
+        inputs = torch.cat([fresh.inputs[:, length:].to(x.dtype), x[:, max(0, length - kept) :]], 1)
+        y = causal_conv(x, self.kernel, self.bias, past=past, place=place)
+        return y, LocalState(inputs, (fresh.place + length) % self.places)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         window, place, state = _advance(self, x[:, None], state)
@@ -84,7 +89,8 @@ class LocalLinear(Mixer):
             return self._select(_Windows.apply(padded, self.window), place), state
         # Every row starts at place 0: group tokens by place and spend one matrix product on each group.
         extra = -length % self.places
-        windows = _Windows.apply(F.pad(padded, (0, 0, 0, extra)), self.window)  # (B, L+extra, wD)
+        padded = F.pad(padded, (0, 0, 0, extra)) if extra else padded  # which would copy also for nothing
+        windows = _Windows.apply(padded, self.window)  # (B, L+extra, wD)
         groups = windows.view(-1, self.places, windows.shape[-1]).transpose(0, 1)  # (M, B*T, wD)
         y = torch.bmm(groups, self.weight.to(x.dtype).transpose(1, 2))  # (M, B*T, D)
         return y.transpose(0, 1).reshape(batch, length + extra, width)[:, :length], state
@@ -116,32 +122,6 @@ def _advance(mixer: LocalConv | LocalLinear, x: Tensor, state: State | None) -> 
     start = fresh.place[:, None] if state is not None else fresh.place.new_zeros(1, 1)
     place = (start + torch.arange(length, device=x.device)) % mixer.places
     return padded, place, LocalState(padded[:, length:], (fresh.place + length) % mixer.places)
-
-
-class _Taps(torch.autograd.Function):
-    """`sum_i padded[:, i : i+L] * kernel[:, :, i]`; autograd's own slicing would fill a zero tensor per tap."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: Tensor, kernel: Tensor) -> Tensor:
-        ctx.save_for_backward(padded, kernel)
-        _, length, window, _ = kernel.shape
-        y = padded[:, :length] * kernel[:, :, 0]
-        for i in range(1, window):
-            y.addcmul_(padded[:, i : i + length], kernel[:, :, i])
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        padded, kernel = ctx.saved_tensors
-        _, length, window, _ = kernel.shape
-        grad_padded, grad_kernel = torch.zeros_like(padded), torch.empty_like(kernel)
-        for i in range(window):
-            part = slice(i, i + length)
-            grad_padded[:, part].addcmul_(grad, kernel[:, :, i])
-            product = grad * padded[:, part]
-            grad_kernel[:, :, i] = product if len(kernel) == len(grad) else product.sum(0, keepdim=True)
-        return grad_padded, grad_kernel
 
 
 class _Windows(torch.autograd.Function):

@@ -16,16 +16,6 @@ from scanrl.kernels import native, selective_scan
 ROOT = Path(__file__).parents[2]
 extension, why = native.extension()
 pytestmark = pytest.mark.skipif(extension is None, reason=why)
-ISAS = [name for name, _, _, runs in extension.isas() if runs] if extension else []
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    """Runs the test once per instruction set."""
-    monkeypatch.setenv("SCANRL_ISA", request.param)
-    native.isa.cache_clear()
-    yield request.param
-    native.isa.cache_clear()
 
 
 def compare(arguments, **options):
@@ -88,7 +78,7 @@ def test_views_of_one_projection_are_read_in_place(isa):
     u, dt, z, B, C = projected.split([channels, channels, channels, states, states], -1)
     views = {**make(batch, length, channels, states), "u": u, "dt": dt, "z": z, "B": B, "C": C}
     copies = {name: x.contiguous() for name, x in views.items()}
-    assert native._rows(u) is u
+    assert native.rows(u) is u
     found, expected = (selective_scan(**x, impl="native") for x in (views, copies))
     assert all(map(torch.equal, found, expected))
 

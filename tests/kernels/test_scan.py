@@ -10,31 +10,15 @@ import pytest
 import torch
 from scan_cases import make
 
-from scanrl.kernels import native, scan, scan_choice, selective_scan, selective_step
+from scanrl.kernels import choice, native, scan_choice, selective_scan, selective_step
 
 ROOT = Path(__file__).parents[2]
 HAS_NATIVE = native.extension()[0] is not None
 
 
-@pytest.fixture
-def fresh():
-    """Forgets what was read from the environment, before and after the test."""
-    caches = (scan._forced, scan._warn_slow, native.isa)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
-
-
-@pytest.fixture
-def without_extension(monkeypatch, fresh):
-    monkeypatch.setattr(native, "extension", lambda: (None, "the C extension is not available (no module)"))
-
-
 def forced(monkeypatch, name):
     monkeypatch.setenv("SCANRL_SCAN", name)
-    scan._forced.cache_clear()
+    choice._forced.cache_clear()
 
 
 def test_without_the_extension_the_reference_runs_and_warns_once(without_extension, monkeypatch):
@@ -50,23 +34,23 @@ def test_without_the_extension_the_reference_runs_and_warns_once(without_extensi
 
 
 def test_a_forced_native_scan_without_the_extension_raises(without_extension):
-    with pytest.raises(RuntimeError, match=r"native scan was asked for.*not available.*install a C compiler"):
+    with pytest.raises(RuntimeError, match=r"native implementation was asked for.*not available.*install a C compiler"):
         selective_scan(**make(1, 2, 3, 4), impl="native")
 
 
 def test_the_choice_without_the_extension_says_how_to_get_it(without_extension, monkeypatch):
     monkeypatch.delenv("SCANRL_SCAN", raising=False)
-    choice = scan_choice()
-    assert choice.impl == "reference"
-    assert "install a C compiler" in choice.reason
+    found = scan_choice()
+    assert found.impl == "reference"
+    assert "install a C compiler" in found.reason
 
 
 @pytest.mark.skipif(not HAS_NATIVE, reason="no C extension")
 def test_the_choice_names_instruction_set_and_threads(monkeypatch, fresh):
     monkeypatch.delenv("SCANRL_SCAN", raising=False)
-    choice = scan_choice()
-    assert choice.impl == "native"
-    assert choice.detail == f"{native.isa().name}, {torch.get_num_threads()} threads"
+    found = scan_choice()
+    assert found.impl == "native"
+    assert found.detail == f"{native.isa().name}, {torch.get_num_threads()} threads"
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta", "nonsense", ""])

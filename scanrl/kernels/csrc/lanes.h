@@ -1,4 +1,4 @@
-/* Vectors of LANES floats and the few functions of them that the scan needs.
+/* Vectors of LANES floats and the few functions of them that the kernels need.
  *
  * No -ffast-math anywhere: NaN and infinity must come out as they went in.
  */
@@ -15,24 +15,54 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));  /* numbers and ma
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES))); /* bits, which may overflow */
 typedef float quad __attribute__((vector_size(16)));
 
-/* The first `lanes` floats at p, zeros behind them. */
+#if LANES == 8
+/* All bits in the first `lanes` lanes. */
+INLINE __m256i first_lanes(int lanes) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+/* The first `lanes` floats at p, zeros behind them. Nothing behind them is read. */
 INLINE vec load(const float *p, int lanes) {
     if (__builtin_expect(lanes == LANES, 1)) {
         vec whole;
         memcpy(&whole, p, sizeof whole);
         return whole;
     }
+#if LANES == 16
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1 << lanes) - 1), p);
+#elif LANES == 8
+    return (vec)_mm256_maskload_ps(p, first_lanes(lanes));
+#else
     vec part = {0};
     for (int i = 0; i < lanes; i++) part[i] = p[i];
     return part;
+#endif
 }
 
 INLINE void store(float *p, vec v, int lanes) {
     if (__builtin_expect(lanes == LANES, 1)) {
         memcpy(p, &v, sizeof v);
-    } else {
-        for (int i = 0; i < lanes; i++) p[i] = v[i];
+        return;
     }
+#if LANES == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1 << lanes) - 1), (__m512)v);
+#elif LANES == 8
+    _mm256_maskstore_ps(p, first_lanes(lanes), (__m256)v);
+#else
+    for (int i = 0; i < lanes; i++) p[i] = v[i];
+#endif
+}
+
+/* The next block of channels is the next line of memory in every token: too far apart for the processor to guess. */
+INLINE vec load_ahead(const float *p, int lanes) {
+    __builtin_prefetch(p + LANES);
+    return load(p, lanes);
+}
+
+INLINE void store_ahead(float *p, vec v, int lanes) {
+    __builtin_prefetch(p + LANES, 1);
+    store(p, v, lanes);
 }
 
 /* mask ? a : b, lane by lane; a comparison gives the mask. */

@@ -1,4 +1,4 @@
-/* What the Python module (native.c) and the three builds of the kernel (kernel.h) share.
+/* The selective scan: what its driver (scan.c) hands to the kernel (scan_kernel.h).
  *
  * Symbols: L tokens, E channels, N states per channel. All numbers are float32.
  * The state of one row is stored as (N, E): neighbouring channels fill a vector, whatever N is.
@@ -6,17 +6,10 @@
 #ifndef SCANRL_SCAN_H
 #define SCANRL_SCAN_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "rows.h"
 
 /* Steps between two stored states. The backward pass recomputes this many steps at a time. */
 enum { CHUNK = 16 };
-
-/* A (B, L, *) array whose last axis is contiguous; strides count elements. */
-typedef struct {
-    const float *at;
-    int64_t row, step;
-} Rows;
 
 typedef struct {
     int64_t length, channels, states, softplus;
@@ -44,19 +37,5 @@ typedef struct {
     float *dchannel;      /* (slabs, N + 2, E): rows of the batch add up dA (N), dD, dbias here */
     float *dh;            /* (B, N, E): the running gradient of the state, at the end that of h0 */
 } Backward;
-
-/* One build of kernel.h. A call handles `lanes` channels of one row of the batch over all tokens; of dB, dC and
- * dchannel it sees one part and adds to it. */
-typedef struct {
-    const char *name;
-    int lanes, tile; /* channels per vector; states held in registers at a time */
-    void (*forward)(const Forward *, int64_t row, int64_t block);
-    void (*backward)(const Backward *, int64_t row, int64_t block);
-} Kernel;
-
-extern const Kernel scanrl_portable;
-#if defined(__x86_64__)
-extern const Kernel scanrl_avx2, scanrl_avx512;
-#endif
 
 #endif

@@ -1,0 +1,24 @@
+/* The table that every build of the kernels (kernel.h) fills, one build per instruction set. */
+#ifndef SCANRL_ISA_H
+#define SCANRL_ISA_H
+
+#include "conv.h"
+#include "scan.h"
+
+typedef struct {
+    const char *name;
+    int lanes, tile; /* channels per vector; states that the scan holds in registers at a time */
+    /* `lanes` channels of one row of the batch over all tokens; of dB, dC and dchannel it sees one part and adds. */
+    void (*scan_forward)(const Forward *, int64_t row, int64_t block);
+    void (*scan_backward)(const Backward *, int64_t row, int64_t block);
+    /* Channels e to `end` of one row over all tokens; of dkernel and dbias it sees one part and adds. */
+    void (*conv_forward)(const ConvForward *, int64_t row, int64_t e, int64_t end);
+    void (*conv_backward)(const ConvBackward *, int64_t row, int64_t e, int64_t end);
+} Kernel;
+
+extern const Kernel scanrl_portable;
+#if defined(__x86_64__)
+extern const Kernel scanrl_avx2, scanrl_avx512;
+#endif
+
+#endif
