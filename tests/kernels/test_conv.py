@@ -60,9 +60,6 @@ def compare(arguments: dict) -> None:
             assert error <= limit * scale + 1e-30, f"{name}: error {error:.2e}, largest entry {scale:.2e}"
 
 
-# ------------------------------------------------------------ the definition
-
-
 def test_an_output_is_the_bias_and_the_taps_of_its_own_place():
     x = convert(make(3, 7, 4, 3, 5), torch.float64)
     y = causal_conv(**x, impl="reference")
@@ -102,9 +99,6 @@ def test_gradients_are_those_of_finite_differences(without):
     assert torch.autograd.gradcheck(
         lambda *a: causal_conv(**x | dict(zip(wanted, a, strict=True))), tuple(wanted.values())
     )
-
-
-# ------------------------------------------------------------------ the C form
 
 
 @needs_native
@@ -240,9 +234,6 @@ def test_a_second_derivative_is_refused():
     leaf = x["x"].requires_grad_()
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(causal_conv(**x, impl="native").sum(), leaf, create_graph=True)
-
-
-# ------------------------------------------- precision, choice, what is refused
 
 
 @pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=needs_native)])
