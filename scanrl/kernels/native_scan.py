@@ -57,7 +57,7 @@ def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Ten
 
 
 class _Gradients(NamedTuple):
-    """What backward fills. Where tasks add up there is a part per group or slab of the plan; the first ends up as the sum."""
+    """What backward fills. Where tasks add up there is a part per group or slab; the first ends up as the sum."""
 
     du: Tensor
     ddt: Tensor
