@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = ["Isa", "Plan", "address", "extension", "isa", "module", "plan", "rows", "strided", "threads"]
 
+ABI = 2  # of the calls into the extension; raise it here and in native.c whenever one of them changes
 TASKS = 32  # pieces of work to aim at: enough for any sensible number of threads, few enough to add up
 
 
@@ -33,6 +34,12 @@ def extension() -> tuple[ModuleType | None, str]:
         from scanrl.kernels import _native  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         return None, f"the C extension is not available ({error})"
+    if getattr(_native, "abi", 0) != ABI:
+        # An old build beside newer Python would read its arguments wrongly, and compute garbage without a word.
+        return (
+            None,
+            f"the C extension is of another version of the source (abi {getattr(_native, 'abi', 0)}, not {ABI})",
+        )
     return _native, ""
 
 

@@ -240,3 +240,14 @@ print(*{line.split()[-1] for line in open("/proc/self/maps")}, sep="\\n")
     runtimes = [name for name in names if name.startswith(("libgomp", "libomp", "libiomp"))]
     assert any(name.startswith("_native.") for name in names)
     assert len(runtimes) == 1, runtimes
+
+
+def test_an_extension_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "ABI", native.ABI + 1)
+    native.extension.cache_clear()
+    try:
+        module, why = native.extension()
+    finally:
+        native.extension.cache_clear()
+    assert module is None
+    assert "of another version of the source" in why

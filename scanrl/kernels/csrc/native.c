@@ -88,6 +88,9 @@ static PyObject *isas(PyObject *self, PyObject *unused) {
 
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
+/* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
+#define ABI 2
+
 static PyMethodDef METHODS[] = {
     {"forward", FAST(scan_forward), "Scan: y, the last state and the checkpoints."},
     {"backward", FAST(scan_backward), "Scan: all gradients; where there are parts, the first holds the sum."},
@@ -103,6 +106,7 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "The selec
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&MODULE);
     if (module && PyModule_AddIntConstant(module, "openmp", OPENMP) < 0) Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "abi", ABI) < 0) Py_CLEAR(module);
     if (module && PyModule_AddIntConstant(module, "chunk", CHUNK) < 0) Py_CLEAR(module);
     return module;
 }
