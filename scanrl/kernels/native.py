@@ -34,11 +34,12 @@ def extension() -> tuple[ModuleType | None, str]:
         from scanrl.kernels import _native  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         return None, f"the C extension is not available ({error})"
-    if getattr(_native, "abi", 0) != ABI:
+    found = getattr(_native, "abi", 0)
+    if found != ABI:
         # An old build beside newer Python would read its arguments wrongly, and compute garbage without a word.
         return (
             None,
-            f"the C extension is of another version of the source (abi {getattr(_native, 'abi', 0)}, not {ABI})",
+            f"the C extension is of another version of the source (abi {found}, not {ABI})",
         )
     return _native, ""
 
