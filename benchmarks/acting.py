@@ -2,8 +2,8 @@
 
     python -m benchmarks.acting [--json] [--threads N] [--steps N]
 
-`growth` is the median of the last steps over the median of the first ones; `state_kb` what one stream carries. The
-carried state is compared with the training forward over the first steps before anything is timed.
+`growth` is the median of the last steps over the median of the first ones; `state_kb` what one stream carries; `ratio`
+what the recomputed window of a Decision Transformer takes over the row's own. The carried state is compared with the training forward over the first steps before anything is timed.
 """
 
 import argparse
@@ -32,6 +32,7 @@ CASES: list[tuple[str, Context]] = [
     ("dt", 20),
 ]
 SAMPLE = 200
+BASE = "dt 20"  # what a user of a Decision Transformer would pay
 
 
 def state_bytes(tree: Any) -> int:
@@ -90,18 +91,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2000, help="steps of the carried rows; windows get a tenth")
+    parser.add_argument("--case", action="append", choices=[f"{n} {c}" for n, c in CASES], help="default: all")
+    parser.add_argument("--streams", type=int, action="append", help="default: 1 and 64")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     rows = []
-    for streams in (1, 64):
-        rows += [
-            run(name, context, streams, chosen.steps if context == "recurrent" else max(2 * SAMPLE, chosen.steps // 10))
+    for streams in chosen.streams or (1, 64):
+        few = max(2 * SAMPLE, chosen.steps // 10)
+        here = [
+            run(name, context, streams, chosen.steps if context == "recurrent" else few)
             for name, context in CASES
+            if f"{name} {context}" in (chosen.case or f"{name} {context}")
         ]
-        slowest = {"dt 20": next(r["median_ms"] for r in rows if r["streams"] == streams and r["case"] == "dt 20")}
-        for row in rows:
-            if row["streams"] == streams:
-                row["ratio"] = slowest["dt 20"] / row["median_ms"]
+        base = next((row["median_ms"] for row in here if row["case"] == BASE), None)
+        rows += [{**row, "ratio": base / row["median_ms"] if base else None} for row in here]
     print_rows(rows, chosen.json)
 
 
