@@ -3,7 +3,8 @@
     python -m benchmarks.acting [--json] [--threads N] [--steps N]
 
 `growth` is the median of the last steps over the median of the first ones; `state_kb` what one stream carries; `ratio`
-what the recomputed window of a Decision Transformer takes over the row's own. The carried state is compared with the training forward over the first steps before anything is timed.
+what the recomputed window of a Decision Transformer takes over the row's own. Before anything is timed, acting is
+compared with the training forward.
 """
 
 import argparse
