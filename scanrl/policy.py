@@ -187,20 +187,17 @@ class Policy:
         return actions
 
     def _feed_tail(self, earned: Tensor) -> State:
-        layout, state = self.model.config.layout, self._state
-        for letter in layout[layout.index("s") + 1 :]:
-            values = {"a": self._last_action, "r": earned, "R": self._return_to_go}[letter]
-            _, state = self.model.feed(letter, values, self._timesteps, state)
-        return state
+        layout = self.model.config.layout
+        values = {"a": self._last_action, "r": earned, "R": self._return_to_go}
+        tail = [(letter, values[letter]) for letter in layout[layout.index("s") + 1 :]]
+        return self.model.feed(tail, self._timesteps, self._state)[1] if tail else self._state
 
     def _feed_head(self, return_to_go: Tensor, seen: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
         layout = self.model.config.layout
-        hidden = torch.empty(0)
-        for letter in layout[: layout.index("s") + 1]:
-            # An `a` or `r` before `s` would be this step's, which is not known yet.
-            values = {"R": return_to_go, "s": seen}[letter]
-            hidden, state = self.model.feed(letter, values, timesteps, state)
-        return hidden, state
+        # An `a` or `r` before `s` would be this step's, which is not known yet.
+        values = {"R": return_to_go, "s": seen}
+        head = [(letter, values[letter]) for letter in layout[: layout.index("s") + 1]]
+        return self.model.feed(head, timesteps, state)
 
     def _recompute(self, history: _History) -> Tensor:
         batch, last = history.batch()

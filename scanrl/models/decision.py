@@ -5,6 +5,8 @@ Symbols: `B` batch, `T` steps, `M` tokens per step, `L = T*M` tokens, `D` width,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family in
 class DecisionModel(nn.Module):
     """A policy as a sequence model: tokens of `(R, s, a, r)` in, an action at every `s` out.
 
-    `forward` and `loss` read a whole batch of windows; `feed` reads one token of a stream. Both make the same tokens
+    `forward` and `loss` read a whole batch of windows; `feed` a few tokens of every stream. Both make the same tokens
     and run the same mixers, so acting step by step equals the training forward on the same history.
 
     Args:
@@ -67,9 +69,21 @@ class DecisionModel(nn.Module):
         flat = self.head.act(hidden.flatten(0, 1))
         return self.tokens.unscale_actions(flat).unflatten(0, batch.rewards.shape)
 
-    def feed(self, letter: str, values: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token of a stream: raw `values` `(B, ...)` of `letter` at `timesteps` `(B,)`; `(B, D)` and the state."""
-        return self.stack.step(self.tokens.embed(letter, values, timesteps), state)
+    def feed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor, state: State) -> tuple[Tensor, State]:
+        """Some tokens of one step of every stream.
+
+        Args:
+            tokens: letters with their raw values `(B, ...)`, in the order of the layout; at least one.
+            timesteps: index of the step within its episode `(B,)`.
+            state: what the streams carry.
+
+        Returns:
+            The stack's output `(B, D)` at the last of the tokens, and the state after it.
+        """
+        # As one chunk: two tokens cost little more than one, since what costs is the number of calls.
+        chunk = torch.stack([self.tokens.embed(letter, values, timesteps) for letter, values in tokens], 1)
+        hidden, state = self.stack(chunk, state)
+        return hidden[:, -1], state
 
     def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions in environment units from the stack's output `(B, D)` at an observation token."""
