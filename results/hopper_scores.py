@@ -35,12 +35,12 @@ DEFAULT_BUDGET = 180.0
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {}),
     "dt, 20 steps": ("dt", {"train.batch_size": 16}),
-    "dmm-dc, 8 steps": ("dmm-dc", {}),
+    "dmm-dc, 8 steps": ("dmm-dc", {"model.context": 8, "train.batch_size": 64}),
     "dmm-dc, 64 steps": (
         "dmm-dc",
         {"model.context": 64, "train.batch_size": 16},
     ),
-    "dmm-dl, 8 steps": ("dmm-dl", {}),
+    "dmm-dl, 8 steps": ("dmm-dl", {"model.context": 8, "train.batch_size": 64}),
     "dmm-dl, 64 steps": (
         "dmm-dl",
         {"model.context": 64, "train.batch_size": 16},
