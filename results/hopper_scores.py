@@ -71,7 +71,7 @@ def train_and_score(model: str, data: Path, seed: int) -> dict[str, Any]:
         context = config.model.context
         acted = {}
         for mode in ("recurrent", context) if recipe != "bc" else ("recurrent",):
-            policy = run.policy(target_return=TARGET, context=mode)
+            policy = run.policy(target_return=None if recipe == "bc" else TARGET, context=mode)
             scores = evaluate(policy, ENV, episodes=EPISODES, seed=EVAL_SEED, num_envs=EPISODES).scores[0]
             acted[str(mode)] = {"returns": scores.returns.tolist(), "lengths": scores.lengths.tolist()}
         validation = [line["val/loss"] for line in run.metrics() if "val/loss" in line][-1]

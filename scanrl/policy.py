@@ -36,7 +36,8 @@ class Policy:
 
     Args:
         model: the network; put into evaluation mode.
-        target_return: return to ask for, raw units; `None` takes the best return of the training data.
+        target_return: return to ask for, raw units; `None` takes the best return of the training data. A model
+            without return-to-go in its layout takes none.
         context: `"recurrent"` or a number of steps; see `Context`.
         sample: draw actions from the head's distribution instead of taking its mode.
         seed: of the sampling generator.
@@ -55,16 +56,15 @@ class Policy:
     ) -> None:
         if context != "recurrent" and (not isinstance(context, int) or context < 1):
             raise DataError(f"context: expected 'recurrent' or a number of steps, got {context!r}")
-        if target_return is not None and not math.isfinite(target_return):
-            raise DataError(f"target_return: expected a finite number, got {target_return}")
         self.model = model.eval()
         self.spec = model.spec
         self.context: Context = context
-        self.target_return = float(model.stats.return_max if target_return is None else target_return)
+        self.target_return = self._target(target_return)
         self._device = next(model.parameters()).device
-        self._generator = torch.Generator(self._device).manual_seed(seed) if sample else None
+        self._generator = torch.Generator(self._device) if sample else None
+        self._seed = seed
         self._lock = threading.Lock()
-        self._count = 0
+        self.reset()
 
     @classmethod
     def load(
@@ -87,16 +87,29 @@ class Policy:
         return cls(model, target_return=target_return, context=context, sample=sample, seed=seed)
 
     def with_target(self, target_return: float) -> Policy:
-        """The same model asking for another return, with no stream begun."""
+        """The same model asking for another return, with no stream begun.
+
+        Raises:
+            DataError: the target is not finite, or the model reads no return-to-go.
+        """
         other = copy.copy(self)
-        other.target_return, other._lock, other._count = float(target_return), threading.Lock(), 0
+        other._lock = threading.Lock()
+        other._generator = None if self._generator is None else torch.Generator(self._device)
+        other.target_return = self._target(target_return)
+        other.reset()
         return other
 
     def reset(self, count: int | None = None) -> None:
-        """Forget every stream and prepare `count` fresh ones; `None` waits for the first `act` to tell how many."""
-        self._count = 0
-        if count is not None:
-            self._begin(count)
+        """Forget every stream and prepare `count` fresh ones; `None` waits for the first `act` to tell how many.
+
+        Sampling starts over as well: what follows depends on the seed and on what is seen, not on what was before.
+        """
+        with self._lock:
+            self._count = 0
+            if self._generator is not None:
+                self._generator.manual_seed(self._seed)
+            if count is not None:
+                self._begin(count)
 
     def act(
         self, observations: Any, rewards: Any = 0.0, first: Any = False, *, target_return: Any = None
@@ -115,7 +128,7 @@ class Policy:
         Raises:
             DataError: a wrong shape, a value that is not finite, or another number of streams than before.
         """
-        seen = np.asarray(observations, dtype=np.float32)
+        seen = _array("observations", observations, np.float32)
         single = seen.shape == self.spec.observation_shape
         seen = seen[None] if single else seen
         with self._lock, torch.inference_mode():
@@ -126,6 +139,20 @@ class Policy:
         result = actions.cpu().numpy()
         return result[0] if single else result
 
+    def _target(self, target: float | None) -> float | None:
+        """The return to ask for: as told, else the best of the data; `None` where the model reads none."""
+        if "R" not in self.model.config.layout:
+            if target is not None:
+                raise DataError(
+                    f"target_return: expected none (the layout {self.model.config.layout!r} has no R), got {target}"
+                )
+            return None
+        if target is None:
+            return float(self.model.stats.return_max)
+        if not math.isfinite(target):
+            raise DataError(f"target_return: expected a finite number, got {target}")
+        return float(target)
+
     # The state of the streams: nothing of it is touched before the inputs have been checked.
 
     def _check(self, seen: np.ndarray, rewards: Any, first: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -135,16 +162,19 @@ class Policy:
         if self._count and len(seen) != self._count:
             raise DataError(f"act: observations: expected {self._count} streams, got {len(seen)} (call reset first)")
         count = len(seen)
-        starts = np.broadcast_to(np.asarray(first, dtype=bool), (count,)).copy()
-        earned = np.broadcast_to(np.asarray(rewards, dtype=np.float32), (count,)).copy()
-        goal = self.target_return if target is None else target
-        wanted = np.broadcast_to(np.asarray(goal, dtype=np.float32), (count,)).copy()
+        starts = _column("first", first, np.bool_, count)
+        earned = _column("rewards", rewards, np.float32, count)
+        if target is not None:
+            self._target(0.0)  # refused where the model reads none
+        wanted = _column("target_return", (self.target_return or 0.0) if target is None else target, np.float64, count)
         if self._count:
             starts |= self._fresh
         else:
             starts[:] = True
         earned[starts] = 0.0
-        for name, values in (("observations", seen.reshape(count, -1)), ("rewards", earned[:, None])):
+        told = np.where(starts, wanted, 0.0)  # elsewhere the target is not looked at
+        columns = {"observations": seen.reshape(count, -1), "rewards": earned[:, None], "target_return": told[:, None]}
+        for name, values in columns.items():
             bad = ~np.isfinite(values).all(1)
             if bad.any():
                 row = int(bad.argmax())
@@ -156,7 +186,8 @@ class Policy:
         device, spec = self._device, self.spec
         self._count = count
         self._fresh = np.ones(count, dtype=bool)
-        self._return_to_go = torch.zeros(count, device=device)
+        # In float64: a float32 counter of thousands no longer notices rewards of thousandths.
+        self._return_to_go = torch.zeros(count, dtype=torch.float64, device=device)
         self._timesteps = torch.zeros(count, dtype=torch.int64, device=device)
         kind = torch.float32 if spec.action_kind == "continuous" else torch.int64
         self._last_action = torch.zeros(count, *spec.action_shape, dtype=kind, device=device)
@@ -173,10 +204,10 @@ class Policy:
         timesteps = torch.where(starts, 0, self._timesteps + 1)
         if recurrent:
             state = replace_rows(cast(State, state), starts, self._initial)
-            hidden, state = self._feed_head(return_to_go, seen, timesteps, state)
+            hidden, state = self._feed_head(return_to_go.float(), seen, timesteps, state)
             actions = self.model.decide(hidden, self._generator)
         else:
-            history = self._history.pushed(self._last_action, earned, seen, return_to_go, timesteps, starts)
+            history = self._history.pushed(self._last_action, earned, seen, return_to_go.float(), timesteps, starts)
             actions = self.model.decide(self._recompute(history), self._generator)
             self._history = history
         # Everything has been computed: only now does the policy move on, so that a failure changes nothing.
@@ -188,7 +219,7 @@ class Policy:
 
     def _feed_tail(self, earned: Tensor) -> State:
         layout = self.model.config.layout
-        values = {"a": self._last_action, "r": earned, "R": self._return_to_go}
+        values = {"a": self._last_action, "r": earned, "R": self._return_to_go.float()}
         tail = [(letter, values[letter]) for letter in layout[layout.index("s") + 1 :]]
         return self.model.feed(tail, self._timesteps, self._state)[1] if tail else self._state
 
@@ -205,6 +236,21 @@ class Policy:
         layout = self.model.config.layout
         at_observation = hidden[:, layout.index("s") :: len(layout)]
         return at_observation[torch.arange(len(last), device=last.device), last]
+
+
+def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=kind)
+    except (TypeError, ValueError):
+        raise DataError(f"act: {name}: expected an array of numbers, got {type(values).__name__}") from None
+
+
+def _column(name: str, values: Any, kind: type[np.generic], count: int) -> np.ndarray:
+    """One value per stream, from that many or from a single one."""
+    column = _array(name, values, kind)
+    if column.shape not in ((), (1,), (count,)):
+        raise DataError(f"act: {name}: expected a number or {count} of them, got shape {column.shape}")
+    return np.broadcast_to(column, (count,)).copy()
 
 
 class _History:

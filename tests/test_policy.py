@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -66,7 +67,7 @@ def play(policy: Policy, steps: int, streams: int = 3, seed: int = 0, target: fl
 @every_case
 def test_recurrent_acting_equals_the_training_forward(name: str, layout: str, spec: Spec) -> None:
     # 25 steps: beyond the training window (attention then has its sliding window) and within the time table.
-    policy = Policy(model_of(tiny(name, layout), spec), target_return=25.0)
+    policy = Policy(model_of(tiny(name, layout), spec))  # asks for 25, the best return in `make_stats`
     batch = play(policy, 25)
     with torch.inference_mode():
         expected = policy.model.actions(batch)
@@ -75,7 +76,7 @@ def test_recurrent_acting_equals_the_training_forward(name: str, layout: str, sp
 
 @every_case
 def test_acting_on_a_window_equals_the_training_forward_on_that_window(name: str, layout: str, spec: Spec) -> None:
-    policy = Policy(model_of(tiny(name, layout), spec), target_return=25.0, context=CONTEXT)
+    policy = Policy(model_of(tiny(name, layout), spec), context=CONTEXT)
     batch = play(policy, 25)
     for t in (0, 3, CONTEXT - 1, CONTEXT, 24):
         window = slice(max(0, t - CONTEXT + 1), t + 1)
@@ -139,6 +140,14 @@ def test_a_refused_observation_changes_no_stream() -> None:
         policy.act(np.zeros((3, 4)), np.ones(3))
     with pytest.raises(DataError, match="expected 3 streams, got 2"):
         policy.act(seen[3][:2], np.ones(2))
+    with pytest.raises(DataError, match=r"rewards: expected a number or 3 of them, got shape \(2,\)"):
+        policy.act(seen[3], np.ones(2))
+    with pytest.raises(DataError, match=r"first: expected a number or 3 of them, got shape \(4,\)"):
+        policy.act(seen[3], np.ones(3), [True] * 4)
+    with pytest.raises(DataError, match="observations: expected an array of numbers, got str"):
+        policy.act("nonsense", np.ones(3))
+    with pytest.raises(DataError, match="stream 1: target_return: expected finite"):
+        policy.act(seen[3], np.ones(3), [False, True, False], target_return=float("nan"))
     assert np.array_equal(policy.act(seen[3], np.ones(3)), untouched.act(seen[3], np.ones(3)))
 
 
@@ -234,3 +243,68 @@ def test_state_does_not_grow_with_the_episode() -> None:
 def test_a_wrong_context_is_refused(context: object) -> None:
     with pytest.raises(DataError, match="context: expected 'recurrent' or a number of steps"):
         Policy(model_of(tiny("dmm-dc")), context=context)  # type: ignore[arg-type]
+
+
+def test_a_target_that_is_not_finite_is_refused_wherever_it_comes_from() -> None:
+    model = model_of(tiny("dmm-dc"))
+    for target in (float("nan"), float("inf")):
+        with pytest.raises(DataError, match="target_return: expected a finite number"):
+            Policy(model, target_return=target)
+        with pytest.raises(DataError, match="target_return: expected a finite number"):
+            Policy(model).with_target(target)
+
+
+def test_a_model_without_return_to_go_takes_no_target() -> None:
+    model = model_of(tiny("bc"))
+    assert Policy(model).target_return is None
+    for attempt in (
+        lambda: Policy(model, target_return=5.0),
+        lambda: Policy(model).with_target(5.0),
+        lambda: Policy(model).act(np.zeros(5), target_return=5.0),
+    ):
+        with pytest.raises(DataError, match=r"target_return: expected none"):
+            attempt()
+
+
+def test_the_return_to_go_notices_rewards_far_smaller_than_itself() -> None:
+    policy = Policy(model_of(tiny("dmm-dc")), target_return=2e5)
+    for step in range(101):
+        policy.act(np.zeros(5), 0.005 if step else 0.0)
+    assert policy._return_to_go.tolist() == pytest.approx([2e5 - 0.5], abs=1e-6)
+
+
+def test_reset_starts_sampling_over() -> None:
+    policy = Policy(model_of(tiny("dmm-dc"), CHOICE), sample=True, seed=3)
+    seen = np.random.default_rng(0).normal(size=(64, 5))
+    first = policy.act(seen)
+    policy.reset()
+    assert np.array_equal(policy.act(seen), first)
+    other = policy.with_target(1.0)
+    other.act(seen)
+    policy.reset()
+    assert np.array_equal(policy.act(seen), first)
+
+
+def test_reset_waits_for_an_act_in_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(tiny("dmm-dc"))
+    policy = Policy(model)
+    policy.act(np.zeros((3, 5)))
+    inside, go_on = threading.Event(), threading.Event()
+    decide = model.decide
+
+    def slow(*args: object) -> torch.Tensor:
+        inside.set()
+        go_on.wait(5)
+        return decide(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "decide", slow)
+    acting = threading.Thread(target=lambda: policy.act(np.zeros((3, 5))))
+    resetting = threading.Thread(target=lambda: policy.reset(5))
+    acting.start()
+    inside.wait(5)
+    resetting.start()
+    go_on.set()
+    acting.join(5)
+    resetting.join(5)
+    monkeypatch.setattr(model, "decide", decide)
+    assert policy.act(np.zeros((5, 5))).shape == (5, 2)
