@@ -289,11 +289,11 @@ class _Trainer:
 
 
 def _bounded(dataset: Dataset, env: str | None) -> Dataset:
-    """The dataset with the environment's action bounds and id, after checking that the two fit each other."""
+    """The dataset with the environment's actions and id, after checking that the two fit each other."""
     if env is None:
         return dataset
     spec = environment_spec(env)
-    difference = spec.difference(dataset.spec)
+    difference = spec.difference(dataset.spec, recorded=True)
     if difference is not None:
         raise DataError(f"{dataset.name}: {difference} (from {env})")
     return dataset.with_spec(spec)

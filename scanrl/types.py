@@ -67,12 +67,16 @@ class Spec:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
 
-    def difference(self, other: Spec) -> str | None:
-        """What keeps data of `other` from a model of `self`, as `field: expected x, got y`; `None` if nothing."""
+    def difference(self, other: Spec, *, recorded: bool = False) -> str | None:
+        """What keeps `other` from a model of `self`, as `field: expected x, got y`; `None` if nothing.
+
+        With `recorded`, `other` describes recordings, and those need not contain the highest of the discrete actions.
+        """
         for name in ("observation_shape", "action_kind", "action_size"):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name}: expected {mine}, got {theirs}"
+            fewer = recorded and name == "action_size" and self.action_kind == "discrete"
+            if mine != theirs and not (fewer and theirs < mine):
+                return f"{name}: expected {'at most ' if fewer else ''}{mine}, got {theirs}"
         return None
 
 

@@ -552,6 +552,17 @@ def test_equal_seeds_give_equal_runs_and_the_global_generators_are_left_alone(tm
     assert outcome(tmp_path / "other")[1] != outcome(reference)[1]
 
 
+# Data and the environment
+
+
+def test_data_without_the_highest_action_trains_a_policy_that_has_it(tmp_path):
+    data = make_dataset(Spec((6,), "discrete", 2))
+    settings = {**TINY, "eval.episodes": 1, "eval.num_envs": 1}
+    run = fit(tmp_path / "run", data=data, env="Acrobot-v1", overrides=settings, steps=1)
+    assert run.checkpoint().spec.action_size == 3
+    assert run.checkpoint().about["fingerprint"] == data.fingerprint
+
+
 # What is refused before anything is written
 
 
