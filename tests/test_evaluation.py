@@ -15,6 +15,7 @@ from scanrl.evaluation import (
     normalize,
     stratified_bootstrap,
 )
+from scanrl.intervals import mean
 from scanrl.rollout import RandomActor, environment_spec
 from scanrl.types import DataError
 
@@ -112,8 +113,23 @@ def test_the_interquartile_mean_cuts_a_quarter_from_each_end():
     np.testing.assert_array_equal(interquartile_mean(np.array([[0, 1, 3, 9], [4, 4, 4, 4]])), [2, 4])
 
 
-def test_an_interval_over_two_values_spans_them():
-    assert bootstrap_interval([1.0, 3.0]) == (1.0, 3.0)  # Student's t with one degree of freedom: all there is
+def test_the_mean_of_few_values_has_students_interval():
+    # t with 1, 2, 4 and 6 degrees of freedom at 97.5 %, from printed tables
+    for size, quantile in ((2, 12.706), (3, 4.303), (5, 2.776), (7, 2.447)):
+        values = np.random.default_rng(size).normal(3.0, 2.0, size)
+        half = quantile * values.std(ddof=1) / np.sqrt(size)
+        expected = (values.mean() - half, values.mean() + half)
+        assert bootstrap_interval(values) == pytest.approx(expected, abs=1e-3 * half)
+        assert stratified_bootstrap(values, statistic=mean) == pytest.approx(expected, abs=1e-3 * half)
+    assert bootstrap_interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    assert bootstrap_interval([1.0, 2.0, 4.0], confidence=0.5) == pytest.approx(
+        (7 / 3 - 0.7201, 7 / 3 + 0.7201), rel=1e-3
+    )
+
+
+def test_three_runs_have_the_same_interval_for_both_statistics():
+    runs = np.array([60.0, 70.0, 95.0])
+    assert stratified_bootstrap(runs) == stratified_bootstrap(runs, statistic=mean)
 
 
 def test_a_wide_sample_gives_the_interval_of_the_normal_distribution():
@@ -134,7 +150,7 @@ def test_runs_are_drawn_for_each_task_on_its_own():
     one = np.random.default_rng(3).normal(size=(40, 1))
     widths = []
     for scores_of_tasks in (one, np.repeat(one, 4, axis=1)):
-        low, high = stratified_bootstrap(scores_of_tasks, statistic=lambda x: x.mean(-1)) or (0, 0)
+        low, high = stratified_bootstrap(scores_of_tasks, statistic=mean) or (0, 0)
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0] / 2, rel=0.06)
 
@@ -169,18 +185,45 @@ def test_intervals_over_seeds_and_tasks_hold_the_truth_as_often_as_they_promise(
     held = 0
     for k in range(1000):  # tasks differ widely: drawing runs across tasks instead of within would be far too wide
         low, high = stratified_bootstrap(
-            rng.normal([0.0, 50.0, 100.0], 1.0, (10, 3)), resamples=1000, seed=k, statistic=lambda x: x.mean(-1)
+            rng.normal([0.0, 50.0, 100.0], 1.0, (10, 3)), resamples=1000, seed=k, statistic=mean
         ) or (0, 0)
         held += low <= 50.0 <= high
         assert high - low < 3.0
     assert 930 <= held <= 970
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 7])
+def test_intervals_of_few_values_hold_the_truth_as_often_as_they_promise(size):
+    drawn = np.random.default_rng(size).normal(50.0, 10.0, (3000, size))
+    held = [low <= 50.0 <= high for low, high in map(bootstrap_interval, drawn)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+@pytest.mark.parametrize("spread", [(1.0, 1.0, 1.0), (1.0, 5.0, 20.0)])
+def test_intervals_of_few_runs_on_several_tasks_hold_the_truth_as_often_as_they_promise(spread):
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(2000):
+        low, high = stratified_bootstrap(rng.normal([0.0, 50.0, 100.0], spread, (4, 3)), statistic=mean) or (0, 0)
+        held += low <= 50.0 <= high
+    assert 0.93 <= held / 2000 <= 0.975
+
+
 def test_one_training_run_has_no_interval_over_seeds():
     assert stratified_bootstrap(np.array([[1.0, 2.0]])) is None
-    assert describe_runs(np.array([70.0])) == "IQM 70.0, 1 seed, no interval over seeds"
-    assert describe_runs(np.array([[70.0], [70.0]])) == "IQM 70.0, 95 % interval 70.0 to 70.0 over 2 seeds"
+    assert describe_runs(np.array([70.0])) == "mean 70.0, 1 seed, no interval over seeds"
+    assert describe_runs(np.array([[70.0], [70.0]])) == "mean 70.0, 95 % interval 70.0 to 70.0 over 2 seeds"
     assert describe_runs(np.ones((3, 2))).endswith("over 3 seeds x 2 tasks")
+    assert describe_runs(np.ones((8, 1))) == "IQM 1.0, 95 % interval 1.0 to 1.0 over 8 seeds"
+
+
+def test_a_vector_of_scores_is_one_of_runs_and_not_of_tasks():
+    runs = np.array([70.1, 64.9, 81.2, 77.5, 58.8])
+    assert describe_runs(runs) == describe_runs(runs[:, None]) == "mean 70.5, 95 % interval 59.2 to 81.8 over 5 seeds"
+    assert stratified_bootstrap(runs) == stratified_bootstrap(runs[:, None])
+    for wrong in (np.float64(3.0), np.ones((2, 2, 2)), np.ones((0, 2)), np.ones(0)):
+        with pytest.raises(DataError, match=r"expected \(runs, tasks\) or \(runs,\), got shape"):
+            describe_runs(wrong)
 
 
 def test_normalisation_puts_random_at_zero_and_expert_at_a_hundred():
