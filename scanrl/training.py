@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint, sweep
@@ -31,7 +32,7 @@ from scanrl.run import Metrics, Run, free_path, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
 from scanrl.signals import stop_signals
 from scanrl.stats import Stats
-from scanrl.types import DataError
+from scanrl.types import DataError, Spec
 
 __all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
 
@@ -296,7 +297,27 @@ def _bounded(dataset: Dataset, env: str | None) -> Dataset:
     difference = spec.difference(dataset.spec, recorded=True)
     if difference is not None:
         raise DataError(f"{dataset.name}: {difference} (from {env})")
+    _check_bounds(dataset, spec, env)
     return dataset.with_spec(spec)
+
+
+def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:
+    """Actions the environment would not take are most often in other units; what rounding adds is let through."""
+    if spec.action_low is None or spec.action_high is None:
+        return
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    lowest, highest = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
+    excess = np.maximum(low - lowest, highest - high) - 1e-3 * (high - low)
+    entry = int(excess.argmax())
+    if excess[entry] <= 0:
+        return
+    column = dataset.actions[:, entry]
+    share = 100 * np.mean((column < low[entry]) | (column > high[entry]))
+    extreme = highest[entry] if highest[entry] - high[entry] > low[entry] - lowest[entry] else lowest[entry]
+    raise DataError(
+        f"{dataset.name}: actions[{entry}]: expected within {low[entry]:g} to {high[entry]:g} ({env}), "
+        f"got {extreme:g} ({share:.3g} % of steps outside)"
+    )
 
 
 def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from scanrl import cli, training
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
-from scanrl.data import load, write_store
+from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate
@@ -561,6 +561,40 @@ def test_data_without_the_highest_action_trains_a_policy_that_has_it(tmp_path):
     run = fit(tmp_path / "run", data=data, env="Acrobot-v1", overrides=settings, steps=1)
     assert run.checkpoint().spec.action_size == 3
     assert run.checkpoint().about["fingerprint"] == data.fingerprint
+
+
+def pendulum(actions):
+    """Two episodes in the shapes of Pendulum-v1, whose actions lie within -2 to 2."""
+    count = len(actions)
+    return Dataset.from_arrays(
+        observations=np.zeros((count, 3), np.float32),
+        actions=np.asarray(actions, np.float32)[:, None],
+        rewards=np.zeros(count, np.float32),
+        terminations=np.arange(count) % (count // 2) == count // 2 - 1,
+        name="swing",
+    )
+
+
+@pytest.mark.parametrize("actions, extreme, share", [([0, 1, 2, 19.8], "19.8", 25), ([-5, -9, -3, 2.5], "-9", 100)])
+def test_actions_outside_the_environments_bounds_are_refused_with_nothing_written(tmp_path, actions, extreme, share):
+    message = rf"^swing: actions\[0\]: expected within -2 to 2 \(Pendulum-v1\), got {extreme} \({share} % of steps "
+    with pytest.raises(DataError, match=message):
+        fit(tmp_path / "run", data=pendulum(actions), env="Pendulum-v1", steps=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_entry_of_the_action_that_is_furthest_outside_is_named(monkeypatch):
+    spec = Spec((5,), "continuous", 2, (-1.0, -0.5), (1.0, 0.25), "A-v0")
+    monkeypatch.setattr(training, "environment_spec", lambda env: spec)
+    with pytest.raises(DataError, match=r"^made-up: actions\[1\]: expected within -0.5 to 0.25 \(A-v0\), got 0.99"):
+        training._bounded(make_dataset(), "A-v0")
+
+
+def test_actions_at_the_bounds_up_to_rounding_are_taken(tmp_path):
+    settings = {**TINY, "eval.episodes": 1, "eval.num_envs": 1}
+    data = pendulum([-2.003, 0, 1, 2.003])
+    run = fit(tmp_path / "run", data=data, env="Pendulum-v1", overrides=settings, steps=1)
+    assert run.checkpoint().spec.action_high == (2.0,)
 
 
 # What is refused before anything is written
