@@ -150,7 +150,7 @@ class _Trainer:
         context = run.config.model.context
         self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
         self.optimizer = adamw(self.model, self.settings)
-        self.random = torch.Generator().manual_seed(self.settings.seed).get_state()
+        self.random = torch.Generator().manual_seed(self.settings.seed).get_state()  # as the last update left it
         self.step = self.saved = 0
         self.stop: list[int] = []
 
@@ -225,6 +225,7 @@ class _Trainer:
             group["lr"] = learning_rate(self.step, self.settings)
         self.optimizer.step()
         self.step += 1
+        self.random = torch.get_rng_state()
         return value, size
 
     def _look(self, metrics: Metrics, validate_every: int, bar: TrainingBar) -> None:
@@ -238,7 +239,7 @@ class _Trainer:
         due = step > 0 and (last or (run.eval.every > 0 and step % run.eval.every == 0))
         if due and run.env is not None and (step, "eval/return_mean") not in metrics.recorded:
             bar.note("evaluating")
-            # An environment may draw from torch's global generator; the updates must not notice.
+            # An environment may draw from torch's global generator; neither updates nor checkpoints may notice.
             with torch.random.fork_rng(devices=[]):
                 metrics.write(step, self._evaluate(run.env))
 
@@ -281,7 +282,7 @@ class _Trainer:
             "env": self.run.config.env,
             "versions": library_versions(),
         }
-        tensors = {**optimizer_tensors(self.optimizer, self.model), "random": torch.get_rng_state()}
+        tensors = {**optimizer_tensors(self.optimizer, self.model), "random": self.random}
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
         )

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -367,10 +368,23 @@ def test_a_second_interrupt_ends_the_command_at_once_and_the_old_checkpoint_stay
     assert load_checkpoint(run).step == 1
 
 
-def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monkeypatch):
+class Drawing(gym.Wrapper):
+    """CartPole whose reset draws from torch's global generator."""
+
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1").unwrapped)
+
+    def reset(self, **options):
+        torch.rand(3)
+        return self.env.reset(**options)
+
+
+@pytest.mark.parametrize("every", [5, 4], ids=["where a checkpoint was written", "between checkpoints"])
+def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monkeypatch, every):
+    monkeypatch.setitem(gym.registry, "Drawing-v0", gym.envs.registration.EnvSpec("Drawing-v0", Drawing))
     data, played = make_dataset(CARTPOLE), []
-    settings = {**TINY, "eval.every": 5, "eval.episodes": 2, "eval.num_envs": 2}
-    fit(tmp_path / "whole", data=data, env="CartPole-v1", overrides=settings, steps=8)
+    settings = {**TINY, "eval.every": every, "eval.episodes": 2, "eval.num_envs": 2}
+    fit(tmp_path / "whole", data=data, env="Drawing-v0", overrides=settings, steps=8)
     original = training.evaluate
 
     def evaluate(*arguments, progress, **options):
@@ -384,9 +398,9 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", evaluate)
         with pytest.raises(Interrupted):
-            fit(tmp_path / "parts", data=data, env="CartPole-v1", overrides=settings, steps=8)
+            fit(tmp_path / "parts", data=data, env="Drawing-v0", overrides=settings, steps=8)
     assert len(played) == 1
-    assert load_checkpoint(tmp_path / "parts").step == 5
+    assert load_checkpoint(tmp_path / "parts").step == every
     resume(tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
