@@ -1,6 +1,7 @@
 """`Run`: the folder of a training run: its configuration, metrics and checkpoints, and the lock that keeps it ours.
 
-`config.yaml`, `metrics.jsonl` (one JSON object per line, each with `step`), `checkpoints/step-N/`, `report.html`.
+`config.yaml`, `metrics.jsonl` (one JSON object per line, each with `step`), `checkpoints/step-N/`; `data/` where
+the episodes were handed over in memory, `tensorboard/` where it was asked for.
 """
 
 from __future__ import annotations
@@ -126,13 +127,13 @@ class Metrics:
 
     Args:
         path: the run folder.
-        step: the step the run continues from; later lines, from before a kill, are dropped.
+        step: the step the run continues from; what was recorded after it, before a kill, is dropped.
         tensorboard: also write event files.
     """
 
     def __init__(self, path: Path, step: int, tensorboard: bool = False) -> None:
         file = path / "metrics.jsonl"
-        self._events = _summary_writer(path) if tensorboard else None
+        self._events = _summary_writer(path, step) if tensorboard else None
         kept = [json.dumps(line) + "\n" for line in _lines(file) if line["step"] <= step]
         scratch = file.with_suffix(".tmp")
         scratch.write_text("".join(kept), encoding="utf-8")
@@ -172,9 +173,9 @@ def _point(link: Path, target: str) -> None:
             link.symlink_to(target, target_is_directory=True)
 
 
-def _summary_writer(path: Path) -> Any:
+def _summary_writer(path: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'") from None
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)

@@ -118,3 +118,15 @@ def test_metrics_go_on_after_the_step_and_drop_what_is_torn_or_later(tmp_path):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines == [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "b": 0.5}]
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_tensorboard_drops_what_is_later_than_the_step(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for begin, values in ((0, {1: 1.0, 2: 2.0, 3: 99.0, 5: 99.0}), (2, {3: 3.0})):
+        metrics = Metrics(tmp_path, begin, tensorboard=True)
+        for step, value in values.items():
+            metrics.write(step, {"loss": value})
+        metrics.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 2.0), (3, 3.0)]
