@@ -30,9 +30,7 @@ __all__ = ["ENV", "RECIPE", "bundled", "run_demo"]
 
 ENV = "Hopper-v5"
 RECIPE = "dmm-dc"
-CONTEXT = 64  # steps: long windows are what makes the carried state worth having
 CLONING_SHARE = 1 / 3  # of the time: enough for the MLP to stop improving, so that it is no straw man
-BATCH = 16  # windows: short runs gain more from many updates than from large ones
 
 
 def bundled(name: str = "hopper-medium") -> Dataset:
@@ -68,8 +66,7 @@ def run_demo(out: Path, *, seconds: float = 75.0, episodes: int = 20, seed: int 
     dataset = bundled()
     console.print(f"[bold]1/4[/] {dataset.name}: {len(dataset)} recorded episodes, {dataset.steps:,} steps of {ENV}")
     console.print("[bold]2/4[/] Decision MetaMamba")
-    settings = {"model.context": CONTEXT, "train.batch_size": BATCH, "train.seed": seed}
-    run = _train(dataset, run_config(RECIPE, settings), out / "run", seconds, console)
+    run = _train(dataset, run_config(RECIPE, {"train.seed": seed}), out / "run", seconds, console)
     console.print("[bold]3/4[/] behaviour cloning, for comparison")
     cloning = _train(
         dataset, run_config("bc", {"train.seed": seed}), out / "behaviour-cloning", CLONING_SHARE * seconds, console

@@ -92,7 +92,6 @@ def test_the_first_block_of_the_readme_is_the_one_of_the_package() -> None:
 def test_the_commands_of_the_readme_run(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scanrl.demo.CLONING_SECONDS", 0.2)
     monkeypatch.setattr("scanrl.demo.CONTEXT", 4)
     for line in "".join(blocks(README, "sh", "console")).splitlines():
         words = shlex.split(shorter(line), comments=True)

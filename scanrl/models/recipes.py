@@ -1,8 +1,10 @@
 """`RECIPES`: one function per paper, returning the `ModelConfig` of its model. Each lists where we depart from it.
 
-Common departures, for every recipe: padding is on the right (so it cannot change anything), Mamba's step sizes keep
-Mamba's own initialisation (`dt_init="gpt2_reset"` restores the released code's), and there is no dropout (the papers
-take 0.1): runs here are a tenth as long as the papers' and do not overfit.
+Departures common to every recipe: padding is on the right, so it cannot change anything. Token embeddings keep torch's
+initialisation, without which LayerNorm hides the return-to-go (see docs/log.md). Mamba's step sizes keep Mamba's own
+(`dt_init="gpt2_reset"` restores what released code does to them); the dense local mixers keep torch's. Runs are made
+for a tenth of the papers' 100,000 updates: no dropout (papers: 0.1), a higher step size that falls along a cosine
+(papers: 1e-4 or 1e-3, constant after the warm-up).
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class Recipe:
 def dt() -> Recipe:
     """Decision Transformer, three layers of GPT-2 on (R, s, a).
 
-    Departures: none. The idle state and return heads and the one-row token table of the released code are carried, so
-    that the parameter count is the published one.
+    Departures: those above. The idle state and return heads and the one-row token table of the released code are
+    carried, so that the parameter count is the published one.
 
     Reference: Chen et al. 2021, arXiv 2106.01345.
     """
@@ -52,7 +54,8 @@ def dt() -> Recipe:
 def dm() -> Recipe:
     """Decision Mamba (Ota): Mamba in the place of attention.
 
-    Departures: step-size initialisation (see the module). The paper's scores are the best evaluation seen in training.
+    Departures: those above; width 128 for every task, where the paper takes 256 for hopper-medium and -replay. The
+    paper's scores are the best evaluation seen in training.
 
     Reference: Ota 2024, arXiv 2403.19925.
     """
@@ -63,7 +66,7 @@ def dm() -> Recipe:
 def dc() -> Recipe:
     """Decision ConvFormer: a depthwise convolution over six tokens, one kernel per modality.
 
-    Departures: width 128 as for walker2d and halfcheetah; the paper takes 256 (and 1e-4) for hopper.
+    Departures: those above; width 128 as for walker2d and halfcheetah; the paper takes 256 (and 1e-4) for hopper.
 
     Reference: Kim et al. 2024, arXiv 2310.03022.
     """
@@ -74,15 +77,25 @@ def dc() -> Recipe:
 METAMAMBA_RATE = 5e-3  # on Hopper, held-out loss after two minutes is lower than at 1e-3 and 3e-3
 
 
+METAMAMBA_WINDOW = 64  # steps: with the papers' 8, a state carried through an episode is nothing training has shown
+METAMAMBA_BATCH = 16  # windows: as many tokens as 128 windows of 8 steps
+
+
 def _metamamba(first: str, second: str, width: int) -> Recipe:
-    model = ModelConfig(pattern=f"({first} mamba)*3", width=width, context=8, inner_mixer=second)  # type: ignore[arg-type]
-    return Recipe(model, "Kim 2024, arXiv 2408.10517", learning_rate=METAMAMBA_RATE)
+    model = ModelConfig(
+        pattern=f"({first} mamba)*3",
+        width=width,
+        context=METAMAMBA_WINDOW,
+        inner_mixer=second,  # type: ignore[arg-type]
+    )
+    return Recipe(model, "Kim 2024, arXiv 2408.10517", METAMAMBA_RATE, METAMAMBA_BATCH)
 
 
 def dmm_c() -> Recipe:
     """Decision MetaMamba, single, convolution: a modal convolution before each scan, none inside.
 
-    Departures: a residual round the scan. The released code has none; `pattern="(modal_conv mamba:none)*3"` does that.
+    Departures: those above; windows of 64 steps, 16 to a batch (the paper: 8 and 64), so that the state can be carried;
+    a residual round the scan. The released code has none; `pattern="(modal_conv mamba:none)*3"` does that.
     """
     return _metamamba("modal_conv", "none", 128)
 
@@ -90,7 +103,7 @@ def dmm_c() -> Recipe:
 def dmm_l() -> Recipe:
     """Decision MetaMamba, single, linear: a modal dense matrix over six tokens before each scan.
 
-    Departures: a residual round the scan, as in `dmm_c`.
+    Departures: as `dmm_c`.
     """
     return _metamamba("modal_linear", "none", 128)
 
@@ -98,8 +111,8 @@ def dmm_l() -> Recipe:
 def dmm_dc() -> Recipe:
     """Decision MetaMamba, double, convolution: modal convolutions before the scan and inside Mamba.
 
-    Departures: none beyond the module's. The text speaks of a post-norm residual; the released code, followed here,
-    has pre-norm.
+    Departures: those above; windows of 64 steps, 16 to a batch (the paper: 8 and 64), so that the state can be carried.
+    The text speaks of a post-norm residual; the released code, followed here, has pre-norm.
     """
     return _metamamba("modal_conv", "modal_conv", 64)
 
@@ -115,13 +128,20 @@ def dmm_dl() -> Recipe:
 def dmm26() -> Recipe:
     """Decision MetaMamba of 2026: one dense sequence mixer per layer, Mamba at its model's width, shared norms.
 
-    Departures: the mixers are trained in every domain. The released code leaves them out of training for AntMaze and
-    Kitchen, where it holds them in a plain list.
+    Departures: those above; windows as `dmm_dc`; the mixers are trained in every domain. The released code leaves
+    them out of training for AntMaze and Kitchen, where it holds them in a plain list.
 
     Reference: arXiv 2602.19805.
     """
-    model = ModelConfig(pattern="(dense mamba)*3", width=64, context=8, expand=1, inner_mixer="none", share_norms=True)
-    return Recipe(model, "arXiv 2602.19805 (2026)", learning_rate=METAMAMBA_RATE)
+    model = ModelConfig(
+        pattern="(dense mamba)*3",
+        width=64,
+        context=METAMAMBA_WINDOW,
+        expand=1,
+        inner_mixer="none",
+        share_norms=True,
+    )
+    return Recipe(model, "arXiv 2602.19805 (2026)", METAMAMBA_RATE, METAMAMBA_BATCH)
 
 
 def bc() -> Recipe:

@@ -56,9 +56,8 @@ def replace_rows(state: State, rows: Tensor, other: State) -> State:
         torch.where(rows.view(-1, *(1,) * (a.ndim - 1)), b, a) if isinstance(a, Tensor) else replace_rows(a, rows, b)
         for a, b in zip(state, other, strict=True)
     ]
-    return (
-        type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    )  # NamedTuples take their fields one by one
+    # A NamedTuple takes its fields one by one, a plain tuple all at once.
+    return tuple(parts) if type(state) is tuple else type(state)(*parts)
 
 
 def activate(x: Tensor, name: Activation) -> Tensor:
@@ -87,11 +86,11 @@ class MLP(Mixer):
 
 
 class Term(NamedTuple):
-    """One mixer of a parsed pattern. `slot` is its place within the repeated group (norms may be shared by slot)."""
+    """One mixer of a parsed pattern. `slot` is its place, `group.position`, the same in every repeat of the group."""
 
     name: str
     residual: Residual
-    slot: int
+    slot: str
 
 
 def parse_pattern(pattern: str, known: tuple[str, ...]) -> list[Term]:
@@ -101,7 +100,7 @@ def parse_pattern(pattern: str, known: tuple[str, ...]) -> list[Term]:
         DataError: if the text does not parse or names no member of `known` (the nearest one is given).
     """
     terms: list[Term] = []
-    rest = pattern.strip()
+    rest, groups = pattern.strip(), 0
     while rest:
         found = re.match(r"(?:\(([^()]*)\)(?:\*(\d+))?|([\w:]+)(?:\*(\d+))?)(?:\s+|$)", rest)
         if not found:
@@ -109,14 +108,14 @@ def parse_pattern(pattern: str, known: tuple[str, ...]) -> list[Term]:
         group, group_count, name, name_count = found.groups()
         words = group.split() if group is not None else [name]
         for _ in range(int(group_count or name_count or 1)):
-            terms += [_term(word, slot, known) for slot, word in enumerate(words)]
-        rest = rest[found.end() :]
+            terms += [_term(word, f"{groups}.{position}", known) for position, word in enumerate(words)]
+        rest, groups = rest[found.end() :], groups + 1
     if not terms:
         raise DataError("model.pattern: expected at least one mixer, got nothing")
     return terms
 
 
-def _term(word: str, slot: int, known: tuple[str, ...]) -> Term:
+def _term(word: str, slot: str, known: tuple[str, ...]) -> Term:
     name, _, residual = word.partition(":")
     if name not in known:
         near = get_close_matches(name, known, n=1)
@@ -139,7 +138,8 @@ class Stack(Mixer):
         self.residuals: list[Residual] = [term.residual for term in terms]
         self.mixers = nn.ModuleList(mixers[term.name](config) for term in terms)
         # A shared norm is one module used several times; `norm_of` says which serves which mixer.
-        self.norm_of = [term.slot for term in terms] if config.share_norms else list(range(len(terms)))
+        slots = list(dict.fromkeys(term.slot for term in terms))
+        self.norm_of = [slots.index(t.slot) for t in terms] if config.share_norms else list(range(len(terms)))
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(max(self.norm_of) + 1))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:

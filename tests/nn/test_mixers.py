@@ -211,10 +211,10 @@ def test_mamba_step_sizes_start_as_configured() -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("mlp", ["mlp:pre:0"]),
-        ("(attention mlp)*2", ["attention:pre:0", "mlp:pre:1"] * 2),
-        ("(modal_conv mamba:none)*1 mlp:post", ["modal_conv:pre:0", "mamba:none:1", "mlp:post:0"]),
-        ("mamba*3", ["mamba:pre:0"] * 3),
+        ("mlp", ["mlp:pre:0.0"]),
+        ("(attention mlp)*2", ["attention:pre:0.0", "mlp:pre:0.1"] * 2),
+        ("(modal_conv mamba:none)*1 mlp:post", ["modal_conv:pre:0.0", "mamba:none:0.1", "mlp:post:1.0"]),
+        ("mamba*3", ["mamba:pre:0.0"] * 3),
     ],
 )
 def test_patterns_unroll(pattern: str, expected: list[str]) -> None:
@@ -251,6 +251,8 @@ def test_shared_norms_are_one_module_per_place() -> None:
     stack = Stack(replace(CONFIG, pattern="(dense mamba)*3", share_norms=True), MIXERS)
     assert len(stack.norms) == 2
     assert stack.norm_of == [0, 1, 0, 1, 0, 1]
+    mixed = Stack(replace(CONFIG, pattern="(dense mamba)*2 mlp", share_norms=True), MIXERS)
+    assert mixed.norm_of == [0, 1, 0, 1, 2]  # the mlp is in no repeat and has its own
 
 
 @pytest.mark.parametrize("pattern", ["(attention mlp)*2", "(modal_linear mamba:none)*2", "(dense mamba:post)*2"])
