@@ -54,7 +54,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, windows, dropout and the held-out split."""
     device: str = "cpu"
-    """Where to train: cpu or cuda."""
+    """Where to train: cpu, cuda or one of several, e.g. cuda:1."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (needs the extra [track])."""
 

@@ -7,6 +7,7 @@ random generators and sampler are all in the checkpoint, and nothing else decide
 from __future__ import annotations
 
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import evaluate, library_versions
+from scanrl.kernels import scan_choice
 from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
 from scanrl.policy import Policy
@@ -326,13 +328,25 @@ def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
 
 
 def _check_machine(settings: TrainConfig) -> None:
-    """Whether what the settings ask for is there."""
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError):
-        raise DataError(f"train.device: expected cpu or a device that is there, got {settings.device!r}") from None
+    """Whether what settings and environment variables ask for is there and can run."""
+    if not _is_there(settings.device):
+        raise DataError(f"train.device: expected cpu, or cuda or cuda:1 where it is there, got {settings.device!r}")
+    choice = scan_choice(settings.device)
+    if choice.impl == "none":
+        raise DataError(f"scan: {choice.reason}")
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'")
+
+
+def _is_there(device: str) -> bool:
+    """Whether it is a device to train on; torch knows some that hold no numbers, such as meta."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        return False
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def _absolute(uri: str) -> str:

@@ -619,9 +619,12 @@ def test_actions_at_the_bounds_up_to_rounding_are_taken(tmp_path):
     [
         ({"env": "CartPole-v1"}, r"made-up: observation_shape: expected \(4,\), got \(5,\) \(from CartPole-v1\)"),
         ({"env": "CartPole-v9999"}, r"CartPole-v9999: no such environment; did you mean CartPole-v1\?"),
-        (
-            {"overrides": {"train.device": "nosuch"}},
-            r"train.device: expected cpu or a device that is there, got 'nosuch'",
+        *(
+            (
+                {"overrides": {**TINY, "train.device": device}},
+                rf"train.device: expected cpu, or cuda or cuda:1 where it is there, got '{device}'",
+            )
+            for device in ("nosuch", "meta", "cpu:1", "cuda:99")
         ),
         ({"overrides": {"model.head": "categorical"}}, r"model.head: expected a head for continuous actions"),
         ({"overrides": {"model.pattern": "nosuch"}}, r"nosuch"),
@@ -631,6 +634,21 @@ def test_actions_at_the_bounds_up_to_rounding_are_taken(tmp_path):
 def test_what_does_not_fit_is_refused_with_nothing_written(tmp_path, options, message):
     with pytest.raises(DataError, match=message):
         fit(tmp_path / "run", **{"overrides": TINY, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["bogus", "gpu"])
+def test_a_scan_that_cannot_run_is_named_with_nothing_written(tmp_path, monkeypatch, name):
+    from scanrl.kernels import choice
+
+    monkeypatch.setenv("SCANRL_SCAN", name)
+    choice._forced.cache_clear()
+    try:
+        with pytest.raises(DataError, match=r"^scan: (SCANRL_SCAN: expected one of|the gpu kernels are not available)"):
+            fit(tmp_path / "run")
+    finally:
+        monkeypatch.undo()
+        choice._forced.cache_clear()
     assert list(tmp_path.iterdir()) == []
 
 
