@@ -24,6 +24,7 @@ from scanrl import __version__
 from scanrl.arguments import option_value, parse, parse_call
 from scanrl.config import read_yaml, to_yaml
 from scanrl.console import print_json, print_table, text
+from scanrl.evaluation import EPISODES, NUM_ENVS, SEED
 from scanrl.types import CorruptFile, DataError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ SHORT = {
     "--context": "--model.context",
 }
 """Short forms `scanrl train` accepts for what people change most."""
+
+SHORT_WINDOW = 32
+"""A state carried through a whole episode is far from what windows of fewer steps have trained."""
 
 
 def demo(out: Path = Path("outputs/demo"), seconds: float = 75.0, episodes: int = 20, seed: int = 0) -> int:
@@ -197,12 +201,12 @@ def resume(run: RunPath) -> int:
 def evaluate(
     run: RunPath,
     env: str | None = None,
-    episodes: int = 20,
+    episodes: int = EPISODES,
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
     sweep_targets: bool = False,
     context: int | Literal["recurrent"] = "recurrent",
-    seed: int = 1000,
-    num_envs: int = 20,
+    seed: int = SEED,
+    num_envs: int = NUM_ENVS,
     save: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -213,7 +217,7 @@ def evaluate(
         env: Gymnasium id; by default the run's own.
         episodes: episodes per target return.
         target_return: returns to ask for, raw units; auto is the best return of the training data.
-        sweep_targets: ask for a quarter, half, three quarters and all of the best return instead.
+        sweep_targets: ask for the data's mean return, its best, and two in between instead.
         context: recurrent, or the number of steps whose window is recomputed at every step.
         seed: decides the initial state of each episode.
         num_envs: environments stepped side by side.
@@ -244,6 +248,12 @@ def evaluate(
         right=(0, 1, 2, 3, 4, 5),
     )
     print(f"{found[0].env_id}, context {found[0].context}, seed {seed}; 1 training run: no interval over seeds")
+    window = found[0].trained_context
+    if context == "recurrent" and window is not None and window < SHORT_WINDOW:
+        steps = f"{window} step{'s' * (window > 1)}"
+        print(
+            f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
+        )
     return 0
 
 
@@ -372,7 +382,8 @@ def _tell_run(run: Run) -> int:
     for name, value in last[0].items():
         print(f"{name:<24} {text(value)}")
     print(f"run: {run.path}")
-    print(f"next: scanrl eval {run.path} --env {run.config.env or 'ENV'}")
+    env = run.config.env or run.checkpoint().spec.env_id or "ENV"
+    print(f"next: scanrl eval {run.path} --env {env}")
     return 0
 
 

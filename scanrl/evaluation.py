@@ -30,6 +30,9 @@ __all__ = [
     "stratified_bootstrap",
 ]
 
+EPISODES, SEED, NUM_ENVS = 20, 1000, 20
+"""What a score is made with unless told otherwise, in Python, on the command line and in a run's settings."""
+
 Context = Literal["recurrent"] | int
 """How a policy remembers: a state carried from step to step, or the last so many steps read again."""
 
@@ -61,8 +64,11 @@ class Scores:
         context: how the policy remembered.
         seed: the seed of the rollout.
         target_return: what was asked for (raw units), `None` if the policy takes no target.
+        num_envs: environments stepped side by side; a network rounds differently with another number.
         successes: `(episodes,)` bool, or `None` where success is not defined.
         dataset: fingerprint of the training data, where known.
+        checkpoint_step: optimiser updates behind the policy, where known.
+        trained_context: steps of the windows it was trained on, where known.
         versions: version of each library that matters.
     """
 
@@ -72,8 +78,11 @@ class Scores:
     context: Context
     seed: int
     target_return: float | None = None
+    num_envs: int | None = None
     successes: np.ndarray | None = None
     dataset: str | None = None
+    checkpoint_step: int | None = None
+    trained_context: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -143,7 +152,10 @@ class Scores:
             "target_return": self.target_return,
             "context": self.context,
             "seed": self.seed,
+            "num_envs": self.num_envs,
             "dataset": self.dataset,
+            "checkpoint_step": self.checkpoint_step,
+            "trained_context": self.trained_context,
             "versions": self.versions,
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),
@@ -183,10 +195,10 @@ def evaluate(
     policy: ScoredActor,
     env: EnvSource,
     *,
-    episodes: int = 20,
-    seed: int = 0,
+    episodes: int = EPISODES,
+    seed: int = SEED,
     targets: Sequence[float] | None = None,
-    num_envs: int | None = None,
+    num_envs: int = NUM_ENVS,
     success: Callable[[Trajectory], bool] | None = None,
     dataset: str | None = None,
     progress: Callable[[int], None] | None = None,
@@ -199,7 +211,7 @@ def evaluate(
         episodes: episodes per target. All targets meet the same initial states.
         seed: see `rollout`.
         targets: returns to ask for (raw units); `None` leaves the policy as it is.
-        num_envs: environments side by side; does not change which episodes are played.
+        num_envs: environments side by side, at most `episodes`; does not change which episodes are played.
         success: tells whether an episode succeeded, e.g. `lambda episode: episode.total_reward > 0`.
         dataset: fingerprint of the training data, to be kept beside the scores.
         progress: called with the number of finished episodes, over all targets.
@@ -209,13 +221,13 @@ def evaluate(
     """
     if targets is not None and len(targets) == 0:
         raise DataError("evaluate: targets: expected at least one, got none")
+    if targets is not None and policy.target_return is None:
+        raise DataError(f"evaluate: targets: expected none (this policy takes no target return), got {list(targets)}")
     probe = make_environment(env)
     env_id = environment_id(probe)
     probe.close()
     evaluation = Evaluation([], [])
     for actor in [policy] if targets is None else [policy.with_target(float(target)) for target in targets]:
-        if targets is not None and actor.target_return is None:
-            raise DataError("evaluate: targets: this policy takes no target return")
         done = episodes * len(evaluation.scores)
         count = None if progress is None else (lambda finished, done=done, tell=progress: tell(done + finished))
         played = rollout(actor, env, episodes=episodes, seed=seed, num_envs=num_envs, progress=count)
@@ -228,6 +240,7 @@ def evaluate(
                 context=actor.context,
                 seed=seed,
                 target_return=actor.target_return,
+                num_envs=min(num_envs, episodes),
                 successes=None if success is None else np.array([success(x) for x in played], bool),
                 dataset=dataset,
                 versions=library_versions(),

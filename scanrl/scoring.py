@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from scanrl.checkpoint import load_checkpoint
 from scanrl.data import Dataset, write_store
 from scanrl.envs.make import environment_spec
-from scanrl.evaluation import Scores, evaluate
+from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores, evaluate
 from scanrl.policy import Context, Policy
+from scanrl.stats import Stats
 from scanrl.types import DataError
 
 __all__ = ["score_run"]
 
-SWEEP = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the data's best return that a sweep asks for."""
+SWEEP = (0.0, 1 / 3, 2 / 3, 1.0)
+"""Where a sweep asks: 0 is the mean return of the data, 1 the best. Returns may be negative, so that a share of the
+best alone could ask for more than it."""
 
 
 def score_run(
@@ -25,10 +28,10 @@ def score_run(
     env: str | None = None,
     targets: Sequence[float | Literal["auto"]] | None = ("auto",),
     *,
-    episodes: int = 20,
+    episodes: int = EPISODES,
     context: Context = "recurrent",
-    seed: int = 1000,
-    num_envs: int = 20,
+    seed: int = SEED,
+    num_envs: int = NUM_ENVS,
     save: Path | None = None,
 ) -> list[Scores]:
     """Scores of a run's latest policy, one per target.
@@ -36,11 +39,12 @@ def score_run(
     Args:
         path: a run folder or a checkpoint folder.
         env: Gymnasium id; `None` takes the one the run was trained with.
-        targets: returns to ask for, raw units; `"auto"` is the best of the data, `None` sweeps over shares of it.
+        targets: returns to ask for, raw units; `"auto"` is the best of the data, `None` sweeps from its mean to its
+            best. A model that takes no target plays once, whichever of these two is asked for.
         save: a folder for the episodes of all targets, as a store.
 
     Raises:
-        DataError: no checkpoint, no environment, or one that does not fit the model.
+        DataError: no checkpoint, no environment or one that does not fit, or a number for a model without target.
     """
     checkpoint = load_checkpoint(path)
     env = env or checkpoint.about.get("env") or checkpoint.spec.env_id
@@ -55,21 +59,31 @@ def score_run(
     for target in targets or ():
         if target != "auto" and not math.isfinite(target):
             raise DataError(f"target_return: expected a finite number or auto, got {target}")
-    best = checkpoint.stats.return_max
     if targets is not None and not targets:
         raise DataError("target_return: expected at least one, got none")
-    wanted = [best * share for share in SWEEP] if targets is None else [best if t == "auto" else t for t in targets]
-    policy = Policy(checkpoint.model(), target_return=wanted[0], context=context)
+    policy = Policy(checkpoint.model(), context=context)
     result = evaluate(
         policy,
         env,
         episodes=episodes,
         seed=seed,
-        targets=wanted,
+        targets=_wanted(targets, checkpoint.stats, policy),
         num_envs=num_envs,
         dataset=checkpoint.about.get("fingerprint"),
     )
     if save is not None:
         played = [episode for group in result.trajectories for episode in group]
         write_store(Dataset.from_trajectories(played, spec=spec, env_id=env, name=f"{path.name}-{env}"), save)
-    return result.scores
+    known = {"checkpoint_step": checkpoint.step, "trained_context": checkpoint.config.context}
+    return [replace(scores, **known) for scores in result.scores]
+
+
+def _wanted(targets: Sequence[float | Literal["auto"]] | None, stats: Stats, policy: Policy) -> Sequence[float] | None:
+    """The returns to ask for; `None` for a policy that takes none."""
+    mean, best = stats.return_mean, stats.return_max
+    if policy.target_return is None:
+        numbers = [target for target in targets or () if target != "auto"]
+        return numbers or None  # which `evaluate` refuses
+    if targets is None:
+        return [mean + share * (best - mean) for share in SWEEP]
+    return [best if target == "auto" else target for target in targets]

@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -470,6 +471,22 @@ def test_train_stop_resume_and_score(tmp_path, elsewhere, capsys, monkeypatch, s
     assert said.count("\n") == 6
     assert f"{env}, context 3, seed 1000; 1 training run: no interval over seeds" in said
     assert main(["data", "validate", "played"]) == 0
+    assert main(["eval", str(run), "--episodes=1"]) == 0
+    last = "trained on windows of 4 steps: --context 4 recomputes that window and may score very differently"
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_behaviour_cloning_is_scored_without_a_target_and_the_data_names_its_environment(tmp_path, elsewhere, capsys):
+    data = make_dataset(CARTPOLE)
+    write_store(data.with_spec(replace(data.spec, env_id="CartPole-v1")), tmp_path / "data")
+    assert main(["train", "bc", "--data", str(tmp_path / "data"), "--steps=1", "--out=run"]) == 0
+    assert "next: scanrl eval run --env CartPole-v1\n" in capsys.readouterr().out
+    for words in ([], ["--sweep-targets"]):
+        assert main(["eval", "run", "--episodes=2", *words]) == 0
+        row = capsys.readouterr().out.splitlines()[1]
+        assert row.split()[0] == "-"
+    assert main(["eval", "run", "--target-return=5"]) == 2
+    assert "targets: expected none" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

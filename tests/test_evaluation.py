@@ -1,12 +1,17 @@
 """Scores: statistics checked against values worked out by hand, intervals against how often they should be right."""
 
+import inspect
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from scanrl import cli
 from scanrl.evaluation import (
+    EPISODES,
+    NUM_ENVS,
+    SEED,
     Scores,
     bootstrap_interval,
     describe_runs,
@@ -17,6 +22,8 @@ from scanrl.evaluation import (
 )
 from scanrl.intervals import mean
 from scanrl.rollout import RandomActor, environment_spec
+from scanrl.scoring import score_run
+from scanrl.settings import EvalConfig
 from scanrl.types import DataError
 
 
@@ -75,6 +82,7 @@ def test_scores_say_what_they_depend_on_and_survive_json():
     found = json.loads(json.dumps(evaluation.to_json()))[0]
     assert (found["env_id"], found["env_version"], found["context"], found["seed"]) == ("Pendulum-v1", 1, 20, 5)
     assert (found["target_return"], found["dataset"]) == (1000.0, "abc")
+    assert (found["num_envs"], found["checkpoint_step"]) == (2, None)  # never more rows than episodes
     assert {"gymnasium", "numpy"} <= set(found["versions"])
     assert "optimum" in found["normalized_by"]
 
@@ -89,8 +97,16 @@ def test_a_random_actor_is_scored_like_a_policy():
 def test_targets_that_mean_nothing_are_refused():
     with pytest.raises(DataError, match="targets: expected at least one"):
         evaluate(Pushing(), "Pendulum-v1", targets=[])
-    with pytest.raises(DataError, match="takes no target"):
+    with pytest.raises(DataError, match=r"targets: expected none \(this policy takes no target return\), got \[1.0\]$"):
         evaluate(Pushing(None), "Pendulum-v1", targets=[1.0])
+
+
+def test_a_score_is_made_with_the_same_settings_from_everywhere():
+    def defaults(function):
+        return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+    found = [defaults(f) for f in (evaluate, score_run, cli.evaluate, EvalConfig)]
+    assert [(d["episodes"], d["seed"], d["num_envs"]) for d in found] == [(EPISODES, SEED, NUM_ENVS)] * 4
 
 
 def test_progress_runs_on_over_the_targets():
@@ -221,7 +237,7 @@ def test_a_vector_of_scores_is_one_of_runs_and_not_of_tasks():
     runs = np.array([70.1, 64.9, 81.2, 77.5, 58.8])
     assert describe_runs(runs) == describe_runs(runs[:, None]) == "mean 70.5, 95 % interval 59.2 to 81.8 over 5 seeds"
     assert stratified_bootstrap(runs) == stratified_bootstrap(runs[:, None])
-    for wrong in (np.float64(3.0), np.ones((2, 2, 2)), np.ones((0, 2)), np.ones(0)):
+    for wrong in (np.array(3.0), np.ones((2, 2, 2)), np.ones((0, 2)), np.ones(0)):
         with pytest.raises(DataError, match=r"expected \(runs, tasks\) or \(runs,\), got shape"):
             describe_runs(wrong)
 

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
+from scanrl.checkpoint import load_checkpoint
 from scanrl.data import read_store
 from scanrl.scoring import SWEEP, score_run
+from scanrl.stats import Stats
 from scanrl.types import DataError
 from tests.conftest import make_dataset
 from tests.test_training import CARTPOLE, TINY, fit
@@ -18,6 +22,7 @@ def test_scores_say_what_they_depend_on(run):
     assert (scores.env_id, scores.episodes, scores.seed, scores.context) == ("CartPole-v1", 3, 5, "recurrent")
     assert scores.target_return == found.stats.return_max
     assert scores.dataset == found.about["fingerprint"]
+    assert (scores.num_envs, scores.checkpoint_step, scores.trained_context) == (2, 2, found.config.context)
 
 
 def test_targets_are_asked_for_in_their_order_and_auto_is_the_best_of_the_data(run):
@@ -25,8 +30,28 @@ def test_targets_are_asked_for_in_their_order_and_auto_is_the_best_of_the_data(r
     scores = score_run(run.path, "CartPole-v1", [7.0, "auto", -2.0], episodes=1, context=3)
     assert [s.target_return for s in scores] == [7.0, best, -2.0]
     assert {s.context for s in scores} == {3}
-    swept = score_run(run.path, "CartPole-v1", None, episodes=1)
-    assert [s.target_return for s in swept] == pytest.approx([best * share for share in SWEEP])
+
+
+def test_a_sweep_goes_from_the_mean_of_the_data_to_its_best_even_below_zero(run, tmp_path, monkeypatch):
+    original = Stats.fit
+    monkeypatch.setattr(Stats, "fit", lambda data: replace(original(data), return_mean=-1200.0, return_max=-300.0))
+    below = fit(tmp_path / "run", data=make_dataset(CARTPOLE), overrides=TINY, steps=1)
+    for path in (run.path, below.path):
+        stats = load_checkpoint(path).stats
+        asked = [s.target_return for s in score_run(path, "CartPole-v1", None, episodes=1)]
+        assert asked == sorted(asked)
+        assert (asked[0], asked[-1]) == pytest.approx((stats.return_mean, stats.return_max))
+        assert len(asked) == len(SWEEP)
+    assert asked == pytest.approx([-1200, -900, -600, -300])
+
+
+def test_a_model_without_return_to_go_plays_once_and_takes_no_number(tmp_path):
+    path = fit(tmp_path / "run", "bc", data=make_dataset(CARTPOLE), steps=1).path
+    for targets in (("auto",), None):
+        (scores,) = score_run(path, "CartPole-v1", targets, episodes=2)
+        assert scores.target_return is None
+    with pytest.raises(DataError, match=r"targets: expected none .*, got \[5.0\]$"):
+        score_run(path, "CartPole-v1", [5.0], episodes=1)
 
 
 def test_the_episodes_of_all_targets_are_kept_on_request(run, tmp_path):
