@@ -89,10 +89,7 @@ def test_the_first_block_of_the_readme_is_the_one_of_the_package() -> None:
     assert code == shown
 
 
-def test_the_commands_of_the_readme_run(
-    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scanrl.demo.CONTEXT", 4)
+def test_the_commands_of_the_readme_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in "".join(blocks(README, "sh", "console")).splitlines():
         words = shlex.split(shorter(line), comments=True)
         if words[:1] == ["scanrl"]:
