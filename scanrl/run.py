@@ -15,13 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from scanrl.checkpoint import Checkpoint, load_checkpoint
+from scanrl.checkpoint import Checkpoint, checkpoints_of, load_checkpoint, sweep
 from scanrl.config import from_values, read_yaml, to_yaml
 from scanrl.policy import Policy
 from scanrl.settings import RunConfig
 from scanrl.types import DataError
 
-__all__ = ["Metrics", "Run", "free_path", "locked", "new_run", "open_run"]
+__all__ = ["Metrics", "Run", "free_path", "is_finished", "latest_checkpoint", "locked", "new_run", "open_run"]
 
 OUTPUTS = Path("outputs/train")
 
@@ -96,6 +96,22 @@ def open_run(path: str | Path) -> Run:
         return Run(path, from_values(RunConfig, read_yaml(file)))
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
+
+
+def latest_checkpoint(run: Run) -> Checkpoint | None:
+    """The latest good checkpoint; none if the run was killed before its first: it begins anew."""
+    sweep(run.path)
+    return run.checkpoint() if checkpoints_of(run.path) else None
+
+
+def is_finished(run: Run, checkpoint: Checkpoint) -> bool:
+    """Whether nothing is left to do: all updates were made, and what is measured after the last one is recorded."""
+    recorded = {key for line in run.metrics() if line["step"] == checkpoint.step for key in line}
+    if run.config.env is not None:
+        measured = "eval/return_mean" in recorded  # it comes after the validation loss
+    else:
+        measured = "val/loss" in recorded or run.config.train.validation == 0
+    return checkpoint.step >= run.config.train.steps and measured
 
 
 @contextlib.contextmanager

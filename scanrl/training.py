@@ -10,6 +10,7 @@ import math
 import re
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scanrl.checkpoint import Checkpoint, checkpoints_of, prune, save_checkpoint, sweep
+from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
@@ -30,7 +31,7 @@ from scanrl.kernels import scan_choice
 from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
 from scanrl.policy import Policy
-from scanrl.run import Metrics, Run, free_path, locked, new_run, open_run
+from scanrl.run import Metrics, Run, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
 from scanrl.signals import stop_signals
 from scanrl.stats import Stats
@@ -98,6 +99,7 @@ def run_training(
     source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
     config = replace(config, data=source)
     trainer = _Trainer(Run(path, config), dataset, _new_model(config, dataset), progress)
+    _warn_of_short_table(trainer.model)
     run = new_run(path, config)
     with locked(run.path):
         if isinstance(data, Dataset):
@@ -107,7 +109,7 @@ def run_training(
 
 
 def resume(path: str | Path, *, progress: bool = False) -> Run:
-    """Continue a run from its latest good checkpoint; a finished run is returned as it is.
+    """Continue a run from its latest good checkpoint; a finished run is returned as it is, without its data.
 
     Raises:
         DataError: `path` is no run, its data is gone or changed, or another process is training it.
@@ -116,10 +118,14 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
     run = open_run(path)
     kept = run.path / "data"
     with locked(run.path):
+        checkpoint = latest_checkpoint(run)
+        if checkpoint is not None and is_finished(run, checkpoint):
+            return run
         # Data kept with the run is found there even if the whole folder was moved.
         dataset = _bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
         trainer = _Trainer(run, dataset, _new_model(run.config, dataset), progress)
-        trainer.restore()
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
         trainer.fit()
     return run
 
@@ -156,12 +162,8 @@ class _Trainer:
         self.step = self.saved = 0
         self.stop: list[int] = []
 
-    def restore(self) -> None:
-        """Take over the latest checkpoint's state; a run killed before its first checkpoint begins anew."""
-        sweep(self.run.path)
-        if not checkpoints_of(self.run.path):
-            return
-        checkpoint = self.run.checkpoint()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint."""
         recorded, found = checkpoint.about.get("fingerprint"), self.dataset.fingerprint
         if recorded != found:
             raise DataError(f"{self.run.config.data}: fingerprint: expected {str(recorded)[:12]}…, got {found[:12]}…")
@@ -182,7 +184,7 @@ class _Trainer:
         settings, run = self.settings, self.run
         bar = TrainingBar(settings.steps, self.step, run.config.recipe, self.progress)
         validate_every = settings.validate_every or max(1, settings.steps // 10)
-        window = _Window(self.step)
+        pace = _Pace(self.step)
         with (
             closing(Metrics(run.path, self.step, settings.tensorboard)) as metrics,
             torch.random.fork_rng(devices=[]),
@@ -194,7 +196,7 @@ class _Trainer:
             while self.step < settings.steps:
                 loss, norm = self._update()
                 if self.step % settings.log_every == 0 or self.step == settings.steps:
-                    speed = window.rate(self.step)
+                    speed = pace.rate(self.step)
                     values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
                     metrics.write(self.step, values)
                 bar.advance(self.step, loss)
@@ -327,6 +329,14 @@ def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
     return DecisionModel(config.model, dataset.spec, Stats.fit(dataset), seed=config.train.seed)
 
 
+def _warn_of_short_table(model: DecisionModel) -> None:
+    """The table is not made to fit on its own: published parameter counts depend on its size."""
+    rows, longest = model.config.max_length, model.stats.max_length
+    if model.config.time_embedding and longest > rows:
+        message = f"model.max_length: {rows} steps have a time embedding, and the longest episode has {longest}"
+        warnings.warn(f"{message}; give the others their own with --model.max-length {longest}", stacklevel=3)
+
+
 def _check_machine(settings: TrainConfig) -> None:
     """Whether what settings and environment variables ask for is there and can run."""
     if not _is_there(settings.device):
@@ -370,7 +380,7 @@ def _check_resumable(checkpoint: Checkpoint) -> None:
         raise DataError(f"{checkpoint.path / 'train'}: expected the state of {', '.join(there)}, got no {missing[0]}")
 
 
-class _Window:
+class _Pace:
     """Updates per second since the last time it was asked."""
 
     def __init__(self, step: int) -> None:

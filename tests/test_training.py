@@ -247,6 +247,32 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, reference):
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "lock"} == files
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"train.validation": 0.0}, {"env": "CartPole-v1", "eval.episodes": 1}],
+    ids=["validated", "trained on everything", "evaluated"],
+)
+def test_a_finished_run_needs_its_data_no_more(tmp_path, settings):
+    write_store(make_dataset(CARTPOLE), tmp_path / "data")
+    overrides = {**TINY, **settings}
+    fit(tmp_path / "run", data=tmp_path / "data", env=overrides.pop("env", None), overrides=overrides, steps=2)
+    before = outcome(tmp_path / "run")
+    shutil.rmtree(tmp_path / "data")
+    assert resume(tmp_path / "run").path == tmp_path / "run"
+    assert outcome(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_what_is_measured_after_the_last_update_is_made_up_for(tmp_path, lost):
+    settings = {**TINY, "eval.episodes": 1, "eval.num_envs": 1}
+    fit(tmp_path / "run", data=make_dataset(CARTPOLE), env="CartPole-v1", overrides=settings, steps=3)
+    before = outcome(tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-lost]))
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == before
+
+
 def test_a_run_that_was_moved_with_its_data_goes_on(tmp_path, monkeypatch, reference):
     stopped(tmp_path / "run", monkeypatch).rename(tmp_path / "moved")
     resume(tmp_path / "moved")
@@ -609,6 +635,15 @@ def test_actions_at_the_bounds_up_to_rounding_are_taken(tmp_path):
     data = pendulum([-2.003, 0, 1, 2.003])
     run = fit(tmp_path / "run", data=data, env="Pendulum-v1", overrides=settings, steps=1)
     assert run.checkpoint().spec.action_high == (2.0,)
+
+
+def test_episodes_longer_than_the_table_of_time_embeddings_are_told(tmp_path):
+    length = make_dataset().lengths.max()
+    message = rf"max_length: {length - 1} steps .* longest episode has {length}; .* --model.max-length {length}$"
+    with pytest.warns(UserWarning, match=message):
+        fit(tmp_path / "short", "dt", overrides={**DT, "model.max_length": int(length) - 1}, steps=1)
+    fit(tmp_path / "enough", "dt", overrides={**DT, "model.max_length": int(length)}, steps=1)
+    fit(tmp_path / "none", overrides={**TINY, "model.max_length": 5}, steps=1)
 
 
 # What is refused before anything is written
