@@ -47,7 +47,7 @@ def from_flat(
 def from_episodes(
     name: str, episodes: Sequence[Trajectory], *, spec: Spec | None = None, env_id: str | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Spec]:
-    """Columns, offsets and spec of whole episodes; flags stay as recorded, except that both means terminated."""
+    """Columns, offsets and spec of whole episodes; flags inside an episode stay, for `check` to find."""
     kept = [(i, episode) for i, episode in enumerate(episodes) if len(episode)]
     if len(kept) < len(episodes):
         _log.warning("%s: left out %d episodes without steps", name, len(episodes) - len(kept))
@@ -56,8 +56,8 @@ def from_episodes(
     _check_equal_shapes(name, kept)
     arrays = {field: np.concatenate([getattr(episode, field) for _, episode in kept]) for field in COLUMNS}
     columns = _convert(name, arrays, spec)
-    columns["truncations"] &= ~columns["terminations"]
     offsets = np.concatenate([[0], np.cumsum([len(episode) for _, episode in kept])]).astype(np.int64)
+    _mark_ends(columns, offsets)
     return columns, offsets, spec or _infer(columns, env_id)
 
 

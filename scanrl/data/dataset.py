@@ -110,6 +110,8 @@ class Dataset:
     ) -> Dataset:
         """Copy episodes into flat columns. Empty ones are left out, with a count in the log.
 
+        An episode that ends without a flag was cut by the recording and is marked truncated, as in `from_arrays`.
+
         Raises:
             DataError: no episode has a step, or shapes differ between episodes.
         """

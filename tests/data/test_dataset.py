@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,16 @@ def test_trajectories_come_back_as_they_went_in(make_dataset):
     assert again[-1].rewards.tolist() == dataset[3].rewards.tolist()
     with pytest.raises(IndexError):
         dataset[4]
+
+
+def test_trajectories_that_end_without_a_flag_are_marked_truncated(make_dataset):
+    whole = make_dataset((4, 6))[1]
+    open_end = replace(whole, terminations=np.zeros(6, bool))
+    both = replace(whole, truncations=whole.terminations.copy())
+    dataset = Dataset.from_trajectories([open_end, whole, both])
+    assert np.flatnonzero(dataset.truncations).tolist() == [5]
+    assert np.flatnonzero(dataset.terminations).tolist() == [11, 17]
+    assert not open_end.truncations.any()  # what was handed in stays as it was
 
 
 def test_episodes_without_steps_are_left_out_with_a_count(make_dataset, caplog):

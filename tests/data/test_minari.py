@@ -101,6 +101,13 @@ def test_observations_without_the_last_one_are_accepted(folder):
     assert read_here(folder).fingerprint == reference.fingerprint
 
 
+def test_an_episode_without_an_end_flag_is_marked_truncated(folder):
+    change(folder, "terminations", np.zeros_like, episode=0)
+    dataset = read_here(folder)
+    assert dataset.truncations.nonzero()[0].tolist() == [4, 14]
+    assert dataset.terminations.nonzero()[0].tolist() == [5]
+
+
 @pytest.mark.parametrize(
     "field, value, message",
     [
