@@ -21,7 +21,7 @@ __all__ = ["Impl", "ScanChoice", "choose", "scan_choice"]
 Impl = Literal["reference", "native", "gpu"]
 
 _GPU_MISSING = "the gpu kernels are not available in this version; use impl='reference' or leave the choice open"
-_GET_NATIVE = "install a C compiler, then: pip install --force-reinstall --no-deps --no-binary scanrl scanrl"
+_GET_NATIVE = "install a C compiler, then run in the clone: pip install --force-reinstall --no-deps ."
 
 
 class ScanChoice(NamedTuple):
