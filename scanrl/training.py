@@ -7,35 +7,30 @@ random generators and sampler are all in the checkpoint, and nothing else decide
 from __future__ import annotations
 
 import math
-import re
 import signal
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
-from scanrl.envs.make import environment_spec
 from scanrl.evaluation import evaluate, library_versions
-from scanrl.kernels import scan_choice
 from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
 from scanrl.policy import Policy
+from scanrl.preflight import bounded, check_machine, warn_of_short_table
 from scanrl.run import Metrics, Run, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
 from scanrl.settings import RunConfig, TrainConfig, run_config
 from scanrl.signals import stop_signals
 from scanrl.stats import Stats
-from scanrl.types import DataError, Spec
+from scanrl.types import DataError
 
 __all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
 
@@ -92,14 +87,14 @@ def run_training(
     config: RunConfig, data: str | Path | Dataset, *, out: str | Path | None = None, progress: bool = False
 ) -> Run:
     """`train` for a complete configuration."""
-    dataset = _bounded(data if isinstance(data, Dataset) else load(data), config.env)
+    dataset = bounded(data if isinstance(data, Dataset) else load(data), config.env)
     path = free_path(config.recipe, Path(dataset.name).stem) if out is None else Path(out)
     # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
     kept = path.absolute() / "data"
     source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
     config = replace(config, data=source)
     trainer = _Trainer(Run(path, config), dataset, _new_model(config, dataset), progress)
-    _warn_of_short_table(trainer.model)
+    warn_of_short_table(trainer.model)
     run = new_run(path, config)
     with locked(run.path):
         if isinstance(data, Dataset):
@@ -122,7 +117,7 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
         if checkpoint is not None and is_finished(run, checkpoint):
             return run
         # Data kept with the run is found there even if the whole folder was moved.
-        dataset = _bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
+        dataset = bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
         trainer = _Trainer(run, dataset, _new_model(run.config, dataset), progress)
         if checkpoint is not None:
             trainer.restore(checkpoint)
@@ -150,7 +145,7 @@ class _Trainer:
     def __init__(self, run: Run, dataset: Dataset, model: DecisionModel, progress: bool) -> None:
         self.run, self.dataset, self.progress = run, dataset, progress
         self.settings: TrainConfig = run.config.train
-        _check_machine(self.settings)
+        check_machine(self.settings)
         self.model = model.to(self.settings.device).train()
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, self.settings.seed) if held_out else (dataset, None)
@@ -294,69 +289,8 @@ class _Trainer:
         prune(self.run.path, self.settings.keep, self.step)
 
 
-def _bounded(dataset: Dataset, env: str | None) -> Dataset:
-    """The dataset with the environment's actions and id, after checking that the two fit each other."""
-    if env is None:
-        return dataset
-    spec = environment_spec(env)
-    difference = spec.difference(dataset.spec, recorded=True)
-    if difference is not None:
-        raise DataError(f"{dataset.name}: {difference} (from {env})")
-    _check_bounds(dataset, spec, env)
-    return dataset.with_spec(spec)
-
-
-def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:
-    """Actions the environment would not take are most often in other units; what rounding adds is let through."""
-    if spec.action_low is None or spec.action_high is None:
-        return
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    lowest, highest = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
-    excess = np.maximum(low - lowest, highest - high) - 1e-3 * (high - low)
-    entry = int(excess.argmax())
-    if excess[entry] <= 0:
-        return
-    column = dataset.actions[:, entry]
-    share = 100 * np.mean((column < low[entry]) | (column > high[entry]))
-    extreme = highest[entry] if highest[entry] - high[entry] > low[entry] - lowest[entry] else lowest[entry]
-    raise DataError(
-        f"{dataset.name}: actions[{entry}]: expected within {low[entry]:g} to {high[entry]:g} ({env}), "
-        f"got {extreme:g} ({share:.3g} % of steps outside)"
-    )
-
-
 def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
     return DecisionModel(config.model, dataset.spec, Stats.fit(dataset), seed=config.train.seed)
-
-
-def _warn_of_short_table(model: DecisionModel) -> None:
-    """The table is not made to fit on its own: published parameter counts depend on its size."""
-    rows, longest = model.config.max_length, model.stats.max_length
-    if model.config.time_embedding and longest > rows:
-        message = f"model.max_length: {rows} steps have a time embedding, and the longest episode has {longest}"
-        warnings.warn(f"{message}; give the others their own with --model.max-length {longest}", stacklevel=3)
-
-
-def _check_machine(settings: TrainConfig) -> None:
-    """Whether what settings and environment variables ask for is there and can run."""
-    if not _is_there(settings.device):
-        raise DataError(f"train.device: expected cpu, or cuda or cuda:1 where it is there, got {settings.device!r}")
-    choice = scan_choice(settings.device)
-    if choice.impl == "none":
-        raise DataError(f"scan: {choice.reason}")
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'")
-
-
-def _is_there(device: str) -> bool:
-    """Whether it is a device to train on; torch knows some that hold no numbers, such as meta."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        return False
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        return False
-    return True
 
 
 def _absolute(uri: str) -> str:

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"scoring", "report"},
     {"training"},
     {"run"},
-    {"optimizer"},
+    {"optimizer", "preflight"},
     {"settings"},
     {"evaluation"},
     {"rollout"},

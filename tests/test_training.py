@@ -625,9 +625,9 @@ def test_actions_outside_the_environments_bounds_are_refused_with_nothing_writte
 
 def test_the_entry_of_the_action_that_is_furthest_outside_is_named(monkeypatch):
     spec = Spec((5,), "continuous", 2, (-1.0, -0.5), (1.0, 0.25), "A-v0")
-    monkeypatch.setattr(training, "environment_spec", lambda env: spec)
+    monkeypatch.setattr(preflight, "environment_spec", lambda env: spec)
     with pytest.raises(DataError, match=r"^made-up: actions\[1\]: expected within -0.5 to 0.25 \(A-v0\), got 0.99"):
-        training._bounded(make_dataset(), "A-v0")
+        preflight.bounded(make_dataset(), "A-v0")
 
 
 def test_actions_at_the_bounds_up_to_rounding_are_taken(tmp_path):
@@ -688,7 +688,7 @@ def test_a_scan_that_cannot_run_is_named_with_nothing_written(tmp_path, monkeypa
 
 
 def test_a_missing_tensorboard_is_named_with_nothing_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"train.tensorboard: .* pip install 'scanrl\[track\]'"):
         fit(tmp_path / "run", overrides={**TINY, "train.tensorboard": True})
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,80 @@
+"""What is checked before a run writes anything: data and environment fit, and the machine has what is asked for."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from scanrl.data import Dataset
+from scanrl.envs.make import environment_spec
+from scanrl.kernels import scan_choice
+from scanrl.models.decision import DecisionModel
+from scanrl.settings import TrainConfig
+from scanrl.types import DataError, Spec
+
+__all__ = ["bounded", "check_machine", "warn_of_short_table"]
+
+
+def bounded(dataset: Dataset, env: str | None) -> Dataset:
+    """The dataset with the environment's actions and id, after checking that the two fit each other."""
+    if env is None:
+        return dataset
+    spec = environment_spec(env)
+    difference = spec.difference(dataset.spec, recorded=True)
+    if difference is not None:
+        raise DataError(f"{dataset.name}: {difference} (from {env})")
+    _check_bounds(dataset, spec, env)
+    return dataset.with_spec(spec)
+
+
+def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:
+    """Actions the environment would not take are most often in other units; what rounding adds is let through."""
+    if spec.action_low is None or spec.action_high is None:
+        return
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    lowest, highest = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
+    excess = np.maximum(low - lowest, highest - high) - 1e-3 * (high - low)
+    entry = int(excess.argmax())
+    if excess[entry] <= 0:
+        return
+    column = dataset.actions[:, entry]
+    share = 100 * np.mean((column < low[entry]) | (column > high[entry]))
+    extreme = highest[entry] if highest[entry] - high[entry] > low[entry] - lowest[entry] else lowest[entry]
+    raise DataError(
+        f"{dataset.name}: actions[{entry}]: expected within {low[entry]:g} to {high[entry]:g} ({env}), "
+        f"got {extreme:g} ({share:.3g} % of steps outside)"
+    )
+
+
+def warn_of_short_table(model: DecisionModel) -> None:
+    """The table is not made to fit on its own: published parameter counts depend on its size."""
+    rows, longest = model.config.max_length, model.stats.max_length
+    if model.config.time_embedding and longest > rows:
+        message = f"model.max_length: {rows} steps have a time embedding, and the longest episode has {longest}"
+        warnings.warn(f"{message}; give the others their own with --model.max-length {longest}", stacklevel=3)
+
+
+def check_machine(settings: TrainConfig) -> None:
+    """Whether what settings and environment variables ask for is there and can run."""
+    if not _is_there(settings.device):
+        raise DataError(f"train.device: expected cpu, or cuda or cuda:1 where it is there, got {settings.device!r}")
+    choice = scan_choice(settings.device)
+    if choice.impl == "none":
+        raise DataError(f"scan: {choice.reason}")
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise DataError("train.tensorboard: expected the package tensorboard: pip install 'scanrl[track]'")
+
+
+def _is_there(device: str) -> bool:
+    """Whether it is a device to train on; torch knows some that hold no numbers, such as meta."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        return False
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
