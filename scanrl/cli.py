@@ -24,6 +24,7 @@ from scanrl import __version__
 from scanrl.arguments import option_value, parse, parse_call
 from scanrl.config import read_yaml, to_yaml
 from scanrl.console import print_json, print_table, text
+from scanrl.data.options import ReadOptions
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED
 from scanrl.types import CorruptFile, DataError
 
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["VERBS", "main"]
 
 Uri: TypeAlias = Annotated[Positional[str], tyro.conf.arg(metavar="URI")]
+OutPath: TypeAlias = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+Reading: TypeAlias = tyro.conf.OmitArgPrefixes[ReadOptions]
 RunPath: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
+READING = ReadOptions()
 SHORT = {
     "--steps": "--train.steps",
     "--seed": "--train.seed",
@@ -110,24 +114,23 @@ def models(observations: int = 11, actions: int = 3, discrete: bool = False, jso
     return 0
 
 
-def data_info(uri: Uri, json: bool = False) -> int:
+def data_info(uri: Uri, reading: Reading = READING, json: bool = False) -> int:
     """Show what a dataset holds.
 
     Args:
         uri: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path.
         json: print one JSON object instead of a table.
     """
-    from scanrl.data import load
     from scanrl.data.summary import summary
 
-    found = summary(load(uri))
+    found = summary(reading.load(uri))
     if json:
         return print_json(found)
     print_table(("", found["name"]), [(k, text(v)) for k, v in found.items() if k != "name"])
     return 0
 
 
-def data_convert(uri: Uri, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], overwrite: bool = False) -> int:
+def data_convert(uri: Uri, out: OutPath, overwrite: bool = False, reading: Reading = READING) -> int:
     """Convert a dataset to a store: a checksummed folder of memory-mappable arrays.
 
     Args:
@@ -135,23 +138,23 @@ def data_convert(uri: Uri, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], 
         out: the folder to write.
         overwrite: replace a store that is already there.
     """
-    from scanrl.data import load, write_store
+    from scanrl.data import write_store
 
-    dataset = load(uri)
+    dataset = reading.load(uri)
     write_store(dataset, out, overwrite=overwrite)
     print(f"{out}: {len(dataset)} episodes, {dataset.steps} steps, fingerprint {dataset.fingerprint[:12]}")
     return 0
 
 
-def data_validate(uri: Uri) -> int:
+def data_validate(uri: Uri, reading: Reading = READING) -> int:
     """Check a dataset; list what is wrong with it and exit with 1.
 
     Args:
         uri: d4rl:FILE, minari:ID, npz:FILE, store:FOLDER, or a path.
     """
-    from scanrl.data import check, load
+    from scanrl.data import check
 
-    dataset = load(uri, checked=False)
+    dataset = reading.load(uri, checked=False)
     problems = check(dataset)
     for problem in problems:
         print(problem)

@@ -95,13 +95,14 @@ def test_the_overview_names_every_verb_and_imports_no_torch():
     assert done.stderr.endswith("scanrl: eval: expected RUN, got none\n")
 
 
+READING = ["--nonfinite", "--tail", "--env-id", "--observation-keys", "--memory-gib", "--timeout"]
 OPTIONS = {
     "demo": ["--out", "--seconds", "--episodes", "--seed"],
     "doctor": ["--json"],
     "models": ["--observations", "--actions", "--discrete", "--json"],
-    "data info": ["URI", "--json"],
-    "data convert": ["URI", "--out", "--overwrite"],
-    "data validate": ["URI"],
+    "data info": ["URI", "--json", *READING],
+    "data convert": ["URI", "--out", "--overwrite", *READING],
+    "data validate": ["URI", *READING],
     "train": [
         "--data",
         "--env",
@@ -338,6 +339,53 @@ def test_data_info_and_convert(tmp_path, capsys):
     assert "out: expected a new or empty folder, got one with files" in capsys.readouterr().err
     assert main(["data", "convert", str(path), "-o", "out", "--overwrite"]) == 0
     assert main(["data", "convert", str(path), "-o", str(path / "below")]) == 2
+
+
+def test_data_that_needs_an_option_of_its_reader_can_be_read_by_the_command(tmp_path, capsys):
+    data = make_dataset(CARTPOLE)
+    first = int(data.lengths[0])
+    open_end = {"terminals": data.terminations.copy(), "timeouts": data.truncations.copy()}
+    for flags in open_end.values():
+        flags[-1] = False
+    path = hdf5(tmp_path / "x.h5", data, rewards=spoiled(data.rewards, 1, np.nan), **open_end)
+    for words in (["info"], ["convert", "-o", "out"]):
+        assert main(["data", *words, str(path)]) == 2
+        assert "x.h5: episode 0: step 1: rewards: expected finite numbers" in capsys.readouterr().err
+    options = ["--nonfinite=drop-episode", "--tail=drop", "--env-id=CartPole-v1", "--memory-gib=3", "--timeout=50"]
+    assert main(["data", "validate", str(path), *options]) == 0
+    capsys.readouterr()
+    assert main(["data", "info", str(path), *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["episodes"], found["env_id"]) == (10, "CartPole-v1")
+    assert main(["data", "convert", str(path), "-o", "out", *options]) == 0
+    kept = read_store("out")
+    assert (len(kept), kept.spec.env_id) == (10, "CartPole-v1")
+    assert np.array_equal(kept[0].rewards, data.rewards[first:][: len(kept[0])])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--tail=drop"], "data: --tail: expected data of format d4rl or npz, got store\n"),
+        (["--observation-keys", "a", "b"], "data: --observation-keys: expected data of format minari, got store\n"),
+        (["--tail=cut"], "invalid choice 'cut' for argument '--tail'"),
+        (["--memory-gib=0"], "data: --memory-gib: expected more than 0 and less than a million, got 0.0\n"),
+        (["--timeout=nan"], "data: --timeout: expected more than 0 and less than a million, got nan\n"),
+    ],
+)
+def test_options_of_another_reader_are_refused_as_the_command_spells_them(tmp_path, words, message, failing):
+    write_store(make_dataset(), tmp_path / "data")
+    for verb in ("info", "validate"):
+        assert message in failing("data", verb, str(tmp_path / "data"), *words)
+
+
+def test_a_limit_that_is_too_low_names_the_option_that_raises_it(tmp_path, failing):
+    path = hdf5(tmp_path / "x.h5", make_dataset(), rewards=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", (2**38,), "f8", chunks=(1024,))
+    said = failing("data", "convert", str(path), "-o", "out", "--memory-gib=3")
+    assert "expected at most 2.25 GiB in all" in said
+    assert said.endswith("raise memory_gib: scanrl data convert --memory-gib)\n")
 
 
 def test_a_damaged_store_exits_with_three(tmp_path, failing):

@@ -26,7 +26,7 @@ from scanrl.data.validate import check, nonfinite_episodes
 from scanrl.stats import Stats
 from scanrl.types import DataError
 
-__all__ = ["FORMATS", "Dataset", "Format", "Stats", "check", "load", "read_store", "write_store"]
+__all__ = ["FORMATS", "Dataset", "Format", "Stats", "check", "load", "parse_uri", "read_store", "write_store"]
 
 _log = logging.getLogger("scanrl.data")
 
@@ -82,7 +82,7 @@ def load(
         DataError: the URI or the data cannot be used. One line, names file and field.
         CorruptFile: a store is not what its manifest says.
     """
-    scheme, rest = _parse(str(uri))
+    scheme, rest = parse_uri(str(uri))
     _known("option", options, FORMATS[scheme].options, scheme)
     if nonfinite not in ("error", "drop-episode"):
         raise DataError(f"nonfinite: expected error or drop-episode, got {nonfinite!r}")
@@ -124,7 +124,12 @@ def _minari_folder(dataset_id: str) -> Path:
     return folder
 
 
-def _parse(uri: str) -> tuple[str, str]:
+def parse_uri(uri: str) -> tuple[str, str]:
+    """Format and place that `uri` names; the format of a bare path is sniffed.
+
+    Raises:
+        DataError: no such format, or nothing there whose format could be told.
+    """
     scheme, colon, rest = uri.partition(":")
     if colon and scheme in FORMATS:
         return scheme, rest

@@ -102,7 +102,8 @@ def declare(file: str, arrays: dict[str, Any], limit: int) -> None:
         if total > limit:
             raise DataError(
                 f"{file}: {name}: expected at most {limit / 2**30:.3g} GiB in all, got {total / 2**30:.3g} GiB "
-                f"declared by shape {tuple(array.shape)} (raise memory_gib if this is right)"
+                f"declared by shape {tuple(array.shape)} (if this is right, raise memory_gib: "
+                "scanrl data convert --memory-gib)"
             )
 
 

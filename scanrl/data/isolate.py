@@ -78,7 +78,8 @@ def read_isolated(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DataError(f"{name}: unreadable (reader took longer than {timeout:g} s)") from None
+        more = "see timeout: scanrl data convert --timeout"
+        raise DataError(f"{name}: unreadable (reader took longer than {timeout:g} s, {more})") from None
     if done.returncode < 0:
         raise DataError(f"{name}: unreadable (reader crashed, signal {-done.returncode})")
     result = folder / _RESULT
@@ -110,7 +111,8 @@ def attempt(request: dict[str, Any]) -> str | None:
     except DataError as refused:
         return str(refused)
     except MemoryError:
-        return f"{name}: unreadable (reader needs more than {request['memory'] / 2**30:.3g} GiB, see memory_gib)"
+        more = "see memory_gib: scanrl data convert --memory-gib"
+        return f"{name}: unreadable (reader needs more than {request['memory'] / 2**30:.3g} GiB, {more})"
     except Exception as failed:  # Whatever a damaged file makes its library raise becomes one line.
         reason = " ".join(str(failed).split())[:200]
         return f"{name}: unreadable ({type(failed).__name__}: {reason})"

@@ -91,7 +91,10 @@ def _spec(name: str, source: Any, observation_keys: list[str] | None) -> Spec:
     if isinstance(space, spaces.Dict):
         present = list(space.spaces)
         if not observation_keys or not set(observation_keys) <= set(present):
-            raise DataError(f"{name}: observation_keys: expected some of {present}, got {observation_keys}")
+            raise DataError(
+                f"{name}: observation_keys: expected some of {present}, got {observation_keys} "
+                "(scanrl data convert --observation-keys)"
+            )
         shape = (sum(int(np.prod(space[key].shape or ())) for key in observation_keys),)
     elif isinstance(space, spaces.Box | spaces.Discrete):
         shape = space.shape or ()

@@ -89,7 +89,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise DataError(f"{path}: expected a new folder, got something else of that name")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
-            raise DataError(f"{path}: expected a new or empty folder, got one with files (use overwrite)")
+            raise DataError(f"{path}: expected a new or empty folder, got one with files (see overwrite: --overwrite)")
         if not (path / MANIFEST).is_file():
             raise DataError(f"{path}: expected a store to overwrite, got a folder without {MANIFEST}")
 

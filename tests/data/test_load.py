@@ -179,8 +179,14 @@ def test_numbers_beyond_float32_are_named(flat, write_hdf5, kept):
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"unreadable \(reader crashed, signal 11\)"),
         ("import os; os._exit(3)", r"unreadable \(reader failed, exit status 3\)"),
-        ("import time; time.sleep(60)", r"unreadable \(reader took longer than 1 s\)"),
-        ("bytearray(1 << 30)", r"unreadable \(reader needs more than 0.5 GiB, see memory_gib\)"),
+        (
+            "import time; time.sleep(60)",
+            r"unreadable \(reader took longer than 1 s, see timeout: scanrl data convert --timeout\)",
+        ),
+        (
+            "bytearray(1 << 30)",
+            r"unreadable \(reader needs more than 0.5 GiB, see memory_gib: scanrl data convert --memory-gib\)",
+        ),
         ("raise KeyError('a\\nb')", r"unreadable \(KeyError: 'a\\nb'\)"),
         ("raise OSError('a\\nb')", r"unreadable \(OSError: a b\)"),
         ("return read(path, name=name, limit=limit)", r"unreadable \(RecursionError: .*\)"),

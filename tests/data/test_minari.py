@@ -220,7 +220,9 @@ def test_dictionary_observations_are_joined_in_the_order_asked_for(tmp_path, mon
     dataset = read_here(folder, observation_keys=["goal", "place"])
     assert dataset.spec.observation_shape == (5,)
     assert (dataset.observations[:, :2] == 5).all()
-    message = r"^toy/log-v0: observation_keys: expected some of \[.*\], got None$"
+    message = (
+        r"^toy/log-v0: observation_keys: expected some of \[.*\], got None \(scanrl data convert --observation-keys\)$"
+    )
     with pytest.raises(DataError, match=message):
         read_here(folder)
 
