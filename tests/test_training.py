@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scanrl import cli, training
+from scanrl import cli, preflight, training
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
