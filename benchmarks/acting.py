@@ -23,7 +23,8 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
 from benchmarks.models import hopper_model
 from benchmarks.timing import print_rows
 from scanrl.batch import Batch
-from scanrl.policy import Context, Policy
+from scanrl.policy import Policy
+from scanrl.types import Context
 
 CASES: list[tuple[str, Context]] = [
     ("dmm-dc", "recurrent"),

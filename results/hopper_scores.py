@@ -129,7 +129,7 @@ def normalised(returns: list[float]) -> float:
 
 def table() -> str:
     """Markdown: mean over seeds of the mean normalised return, the seeds, and the interval over seeds."""
-    from scanrl.intervals import stratified_bootstrap
+    from scanrl.intervals import mean, stratified_bootstrap
 
     lines = []
     for name in DATASETS:
@@ -141,7 +141,7 @@ def table() -> str:
             )
             for mode in found[0]["acted"] if found else ():
                 per_seed = [normalised(r["acted"][mode]["returns"]) for r in found]
-                interval = stratified_bootstrap(np.array(per_seed)[:, None])
+                interval = stratified_bootstrap(np.array(per_seed), statistic=mean)
                 cells = (
                     model,
                     "state carried" if mode == "recurrent" else f"window of {mode}",

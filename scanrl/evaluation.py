@@ -7,17 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from scanrl.envs.reference_scores import reference_score
 from scanrl.intervals import bootstrap_interval, describe_runs, interquartile_mean, stratified_bootstrap
 from scanrl.rollout import Actor, EnvSource, environment_id, make_environment, rollout
-from scanrl.types import DataError, Trajectory
+from scanrl.types import Context, DataError, Trajectory
 
 __all__ = [
-    "Context",
     "Evaluation",
     "ScoredActor",
     "Scores",
@@ -32,9 +31,6 @@ __all__ = [
 
 EPISODES, SEED, NUM_ENVS = 20, 1000, 20
 """What a score is made with unless told otherwise, in Python, on the command line and in a run's settings."""
-
-Context = Literal["recurrent"] | int
-"""How a policy remembers: a state carried from step to step, or the last so many steps read again."""
 
 
 class ScoredActor(Actor, Protocol):

@@ -13,7 +13,7 @@ import copy
 import math
 import threading
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,12 +23,9 @@ from scanrl.batch import Batch
 from scanrl.checkpoint import load_checkpoint
 from scanrl.models.decision import DecisionModel
 from scanrl.nn import State, replace_rows
-from scanrl.types import DataError
+from scanrl.types import Context, DataError
 
-__all__ = ["Context", "Policy"]
-
-Context = Literal["recurrent"] | int
-"""`"recurrent"`: the state is carried, constant time per step. An integer `K`: the last `K` steps are recomputed."""
+__all__ = ["Policy"]
 
 
 class Policy:

@@ -12,9 +12,9 @@ from scanrl.checkpoint import load_checkpoint
 from scanrl.data import Dataset, write_store
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores, evaluate
-from scanrl.policy import Context, Policy
+from scanrl.policy import Policy
 from scanrl.stats import Stats
-from scanrl.types import DataError
+from scanrl.types import Context, DataError
 
 __all__ = ["score_run"]
 

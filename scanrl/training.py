@@ -256,14 +256,13 @@ class _Trainer:
 
     def _evaluate(self, env: str) -> dict[str, float]:
         settings = self.run.config.eval
-        targets = settings.targets or (self.model.stats.return_max,)
-        policy = Policy(self.model, target_return=targets[0], context=settings.context)
+        policy = Policy(self.model, context=settings.context)
         scores = evaluate(
             policy,
             env,
             episodes=settings.episodes,
             seed=settings.seed,
-            targets=targets,
+            targets=settings.targets or None,  # none: the best of the data, or no target where the model takes none
             num_envs=settings.num_envs,
             progress=self._pause,
         )

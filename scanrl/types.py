@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["COLUMNS", "ActionKind", "CorruptFile", "DataError", "Spec", "Trajectory"]
+__all__ = ["COLUMNS", "ActionKind", "Context", "CorruptFile", "DataError", "Spec", "Trajectory"]
 
 ActionKind = Literal["continuous", "discrete"]
+
+Context = Literal["recurrent"] | int
+"""How a policy remembers: `"recurrent"` carries a state, in constant time per step; `K` recomputes the last K steps."""
 
 COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 """The per-step columns of every dataset, in Gymnasium's words."""

@@ -697,3 +697,11 @@ def test_a_missing_tensorboard_is_named_with_nothing_written(tmp_path, monkeypat
 def test_data_in_memory_is_kept_with_the_run(reference):
     assert load(reference / "data").fingerprint == make_dataset().fingerprint
     assert open_run(reference).config.data == f"store:{reference / 'data'}"
+
+
+def test_behaviour_cloning_is_evaluated_without_a_target(tmp_path):
+    pytest.importorskip("gymnasium")
+    recording = make_dataset(Spec((4,), "discrete", 2), episodes=6)
+    settings = {"model.width": 16, "eval.episodes": 2, "train.steps": 4}
+    run = training.train("bc", recording, env="CartPole-v1", out=tmp_path / "run", overrides=settings)
+    assert run.metrics()[-1]["eval/episodes"] == 2
