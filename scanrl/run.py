@@ -19,7 +19,7 @@ from scanrl.checkpoint import Checkpoint, checkpoints_of, load_checkpoint, sweep
 from scanrl.config import from_values, read_yaml, to_yaml
 from scanrl.policy import Policy
 from scanrl.settings import RunConfig
-from scanrl.types import DataError
+from scanrl.types import Context, DataError
 
 __all__ = ["Metrics", "Run", "free_path", "is_finished", "latest_checkpoint", "locked", "new_run", "open_run"]
 
@@ -45,9 +45,9 @@ class Run:
         """The latest good checkpoint."""
         return load_checkpoint(self.path)
 
-    def policy(self, **options: Any) -> Policy:
-        """The latest policy; `options` as in `Policy.load`."""
-        return Policy.load(self.path, **options)
+    def policy(self, *, target_return: float | None = None, context: Context = "recurrent") -> Policy:
+        """The latest policy, on the CPU; `Policy.load(run.path, ...)` has the other options."""
+        return Policy.load(self.path, target_return=target_return, context=context)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, recipe={self.config.recipe!r})"
