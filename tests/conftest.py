@@ -13,10 +13,16 @@ from hypothesis import settings
 
 from scanrl.batch import Batch
 from scanrl.data import Dataset
+from scanrl.kernels import native
 from scanrl.stats import Stats
 from scanrl.types import Spec, Trajectory
 
 torch.set_num_threads(1)
+
+if native.extension()[0] is None:
+    # Without a compiler the tests run on the reference, asked for by name: the warning of a silent fallback, which has
+    # its own tests, would otherwise be an error in every other one.
+    os.environ.setdefault("SCANRL_SCAN", "reference")
 
 # The same examples every time: a red run is then about the change and not about luck. HYPOTHESIS_PROFILE=explore draws.
 settings.register_profile("fixed", derandomize=True)
