@@ -30,7 +30,7 @@ __all__ = ["ENV", "RECIPE", "bundled", "run_demo"]
 
 ENV = "Hopper-v5"
 RECIPE = "dmm-dc"
-CLONING_SHARE = 1 / 3  # of the time: enough for the MLP to stop improving, so that it is no straw man
+CLONING_SHARE = 1 / 3  # of the time, which is more updates than the sequence model makes
 
 
 def bundled(name: str = "hopper-medium") -> Dataset:
