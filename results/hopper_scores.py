@@ -30,7 +30,7 @@ import numpy as np
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 DATASETS = ("hopper-medium", "hopper-medium-replay")
-SEEDS = (0, 1, 2)
+SEEDS = range(8)
 TARGET, EPISODES, EVAL_SEED, ENV = 3600.0, 20, 1000, "Hopper-v4"
 BUDGET = {"bc": 60.0}  # CPU seconds of training; the others get DEFAULT_BUDGET
 DEFAULT_BUDGET = 180.0
