@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from scanrl.config import from_values
 from scanrl.nn.config import ModelConfig
 from scanrl.types import DataError
 
@@ -170,11 +171,11 @@ def recipe(name: str, **changes: object) -> Recipe:
     """The named recipe with some model fields replaced, e.g. `recipe("dmm-dc", context=64)`.
 
     Raises:
-        DataError: for a name that is no recipe (the nearest one is given).
+        DataError: for a name that is no recipe or no field (the nearest one is given), or a value of the wrong type.
     """
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise DataError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}{hint}")
     chosen = RECIPES[name]()
-    return replace(chosen, model=replace(chosen.model, **changes))  # type: ignore[arg-type]
+    return replace(chosen, model=from_values(ModelConfig, changes, chosen.model, "model."))

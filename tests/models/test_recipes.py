@@ -70,3 +70,13 @@ def test_every_recipe_cites_its_paper_and_says_where_it_departs() -> None:
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
     with pytest.raises(DataError, match="did you mean 'dmm-dc'"):
         recipe("dmm-dcc")
+
+
+def test_an_unknown_field_of_a_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"model\.widht: .*did you mean 'width'"):
+        recipe("dmm-dc", widht=128)
+
+
+def test_a_field_of_the_wrong_type_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"model\.context: expected .*, got 'long'"):
+        recipe("dmm-dc", context="long")
