@@ -1,148 +1,40 @@
-"""Batch assembly: one vectorised gather against the per-item loop that decision-transformer code bases use.
+"""Times batch assembly: the vectorised gather against per-item loops; see `scanrl.bench.batches`.
 
-Both give the same batch (checked first): hopper shapes, windows of `K` steps, right padding, raw units.
-`published loop` sums the returns-to-go again for each item, as the published code does; `lean loop` is the same with
-returns-to-go computed beforehand. `ratio` is the median of the published loop over the row's own. The three take turns
-of ten batches; `--cold` makes that one, so that each batch finds the caches full of something else.
+    python -m benchmarks.batches [--json] [--cold] [--repeats N]
 
-    python -m benchmarks.batches [--json] [--cold]
+`ratio` is the median of the published loop over the row's own. The three take turns of ten batches; `--cold` makes that
+one, so that each batch finds the caches full of something else.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.timing import measure, print_rows
-from scanrl.batch import Batch
-from scanrl.data.dataset import Dataset
-from scanrl.data.windows import WindowSampler
-
-__all__ = ["main"]
+from scanrl.bench.batches import batch_rows, recording
+from scanrl.bench.timing import heading, print_rows
 
 CASES = ((64, 8), (64, 20), (256, 20))
-_STEPS, _LENGTH = 200_000, 1000
-
-
-def recording() -> Dataset:
-    """Random numbers in the shapes of hopper: 200 episodes of 1000 steps."""
-    rng = np.random.default_rng(0)
-    return Dataset.from_arrays(
-        observations=rng.normal(size=(_STEPS, 11)),
-        actions=rng.uniform(-1, 1, (_STEPS, 3)),
-        rewards=rng.uniform(0, 4, _STEPS),
-        terminations=np.zeros(_STEPS),
-        truncations=np.arange(_STEPS) % _LENGTH == _LENGTH - 1,
-    )
-
-
-def episodes_of(dataset: Dataset) -> list[dict[str, np.ndarray]]:
-    """The list of dictionaries the loop reads."""
-    names = ("observations", "actions", "rewards", "returns_to_go")
-    pairs = zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)
-    return [{name: np.array(getattr(dataset, name)[a:b]) for name in names} for a, b in pairs]
-
-
-def loop_batch(
-    episodes: list[dict[str, np.ndarray]], items: list[tuple[int, int]], context: int, sum_returns: bool
-) -> Batch:
-    """One slice and one padding concatenation per item and field, then one concatenation over items."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in Batch._fields}
-    for index, start in items:
-        episode = episodes[index]
-        later = _later_rewards(episode["rewards"][start:]) if sum_returns else episode["returns_to_go"][start:]
-        length = min(context, len(episode["rewards"]) - start)
-        parts = {
-            "observations": episode["observations"][start : start + context],
-            "actions": episode["actions"][start : start + context],
-            "rewards": episode["rewards"][start : start + context],
-            "returns_to_go": later[:context],
-            "timesteps": np.arange(start, start + length),
-            "mask": np.ones(length, np.bool_),
-        }
-        for name, part in parts.items():
-            padding = np.zeros((context - length, *part.shape[1:]), part.dtype)
-            columns[name].append(np.concatenate([part, padding])[None])
-    return Batch(**{name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()})
-
-
-def _later_rewards(rewards: np.ndarray) -> np.ndarray:
-    """The reversed running sum of the published code, in float64."""
-    sums = np.zeros(len(rewards))
-    total = 0.0
-    for step in reversed(range(len(rewards))):
-        total = sums[step] = float(rewards[step]) + total
-    return sums.astype(np.float32)
-
-
-def rows_of(dataset: Dataset, batch_size: int, context: int, repeats: int, turn: int) -> list[dict[str, Any]]:
-    """Times the three ways at one size, `turn` batches in a row, after checking that they agree."""
-    sampler = WindowSampler(dataset, context, batch_size, seed=0)
-    episodes, rng = episodes_of(dataset), np.random.default_rng(0)
-    shares = dataset.lengths / dataset.steps
-
-    def draw() -> list[tuple[int, int]]:
-        chosen = rng.choice(len(episodes), size=batch_size, p=shares)
-        return [(int(i), int(rng.integers(len(episodes[i]["rewards"])))) for i in chosen]
-
-    _check(dataset, episodes, batch_size, context)
-    ways = {
-        "gather": sampler.sample,
-        "lean loop": lambda: loop_batch(episodes, draw(), context, sum_returns=False),
-        "published loop": lambda: loop_batch(episodes, draw(), context, sum_returns=True),
-    }
-    times = measure({name: partial(_repeat, way, turn) for name, way in ways.items()}, repeats, budget_s=10)
-    slowest = times["published loop"].median_ms
-    return [
-        {
-            "case": f"B={batch_size} K={context}",
-            "impl": impl,
-            "median_ms": timing.median_ms / turn,
-            "ratio": slowest / timing.median_ms,
-        }
-        for impl, timing in times.items()
-    ]
-
-
-def _repeat(way: Callable[[], Batch], turn: int) -> None:
-    for _ in range(turn):
-        way()
-
-
-def _check(dataset: Dataset, episodes: list[dict[str, np.ndarray]], batch_size: int, context: int) -> None:
-    """The first batch of a sampler equals the loop's over the same starts; many, so that some are padded."""
-    many = 20 * batch_size
-    starts = np.random.default_rng(0).integers(dataset.steps, size=many)
-    batch = WindowSampler(dataset, context, many, seed=0).sample()
-    items = [(int(start) // _LENGTH, int(start) % _LENGTH) for start in starts]
-    for sum_returns in (False, True):
-        expected = loop_batch(episodes, items, context, sum_returns)
-        for name, mine, theirs in zip(Batch._fields, batch, expected, strict=True):
-            if not torch.equal(mine, theirs):
-                raise SystemExit(f"{name}: the loop and the gather differ")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one object per row")
+    parser.add_argument("--json", action="store_true", help="one JSON object per row")
     parser.add_argument("--cold", action="store_true", help="one batch a turn instead of ten")
     parser.add_argument("--repeats", type=int, default=60, help="turns of each way")
-    arguments = parser.parse_args()
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if not chosen.json:
+        print(heading())
     dataset = recording()
-    turn = 1 if arguments.cold else 10
-    rows = [row for size, context in CASES for row in rows_of(dataset, size, context, arguments.repeats, turn)]
-    print_rows(rows, arguments.json)
+    for size, context in CASES:
+        print_rows(batch_rows(dataset, size, context, chosen.repeats, 1 if chosen.cold else 10), chosen.json)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@
 typedef struct {
     const char *name;
     int lanes, tile; /* channels per vector; states that the scan holds in registers at a time */
+    int chains;      /* vectors that a round of rate_* computes */
     /* `lanes` channels of one row of the batch over all tokens; of dB, dC and dchannel it sees one part and adds. */
     void (*scan_forward)(const Forward *, int64_t row, int64_t block);
     void (*scan_backward)(const Backward *, int64_t row, int64_t block);
     /* Channels e to `end` of one row over all tokens; of dkernel and dbias it sees one part and adds. */
     void (*conv_forward)(const ConvForward *, int64_t row, int64_t e, int64_t end);
     void (*conv_backward)(const ConvBackward *, int64_t row, int64_t e, int64_t end);
+    /* Nothing but so many rounds of one operation. */
+    float (*rate_exp2)(int64_t rounds, float a);
+    float (*rate_fma)(int64_t rounds, float a);
 } Kernel;
 
 extern const Kernel scanrl_portable;

@@ -5,6 +5,8 @@
 #include "lanes.h"
 
 #include "conv_kernel.h"
+#include "rate_kernel.h"
 #include "scan_kernel.h"
 
-const Kernel KERNEL = {ISA_NAME, LANES, TILE, scan_forward, scan_backward, conv_forward, conv_backward};
+const Kernel KERNEL = {ISA_NAME,      LANES,        TILE,          CHAINS,    scan_forward,
+                       scan_backward, conv_forward, conv_backward, rate_exp2, rate_fma};

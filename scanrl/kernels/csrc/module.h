@@ -25,6 +25,9 @@ int64_t integer(Arguments *from);
 float *address(Arguments *from);
 Rows rows(Arguments *from);
 
+/* The build of the kernels that the next integer, `isa`, names; NULL with an exception set if it cannot run here. */
+const Kernel *read_kernel(Arguments *from);
+
 /* Whether all arguments were there and none is left; an exception is set if not. */
 int complete(const Arguments *from);
 
@@ -97,5 +100,6 @@ PyObject *scan_forward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *scan_backward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *conv_forward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *conv_backward(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *rate(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 #endif

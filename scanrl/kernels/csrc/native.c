@@ -54,8 +54,16 @@ int complete(const Arguments *from) {
     return !PyErr_Occurred();
 }
 
-int64_t read_plan(Arguments *from, Plan *plan) {
+const Kernel *read_kernel(Arguments *from) {
     int64_t isa = integer(from);
+    if (PyErr_Occurred()) return NULL;
+    if (isa >= 0 && isa < KERNEL_COUNT && runs_here(KERNELS[isa])) return KERNELS[isa];
+    PyErr_SetString(PyExc_ValueError, "this processor lacks the instruction set");
+    return NULL;
+}
+
+int64_t read_plan(Arguments *from, Plan *plan) {
+    plan->kernel = read_kernel(from);
     plan->threads = (int)integer(from);
     plan->slab = integer(from);
     plan->group = integer(from);
@@ -63,13 +71,8 @@ int64_t read_plan(Arguments *from, Plan *plan) {
     int64_t length = integer(from);
     plan->channels = integer(from);
     if (PyErr_Occurred()) return 0;
-    if (isa < 0 || isa >= KERNEL_COUNT || !runs_here(KERNELS[isa])) {
-        PyErr_SetString(PyExc_ValueError, "this processor lacks the instruction set");
-    } else if (plan->threads < 1 || plan->slab < 1 || plan->group < 1) {
+    if (plan->threads < 1 || plan->slab < 1 || plan->group < 1)
         PyErr_SetString(PyExc_ValueError, "threads, slab and group must be positive");
-    } else {
-        plan->kernel = KERNELS[isa];
-    }
     return length;
 }
 
@@ -89,13 +92,14 @@ static PyObject *isas(PyObject *self, PyObject *unused) {
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 /* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
-#define ABI 2
+#define ABI 3
 
 static PyMethodDef METHODS[] = {
     {"forward", FAST(scan_forward), "Scan: y, the last state and the checkpoints."},
     {"backward", FAST(scan_backward), "Scan: all gradients; where there are parts, the first holds the sum."},
     {"conv_forward", FAST(conv_forward), "Convolution: y."},
     {"conv_backward", FAST(conv_backward), "Convolution: all gradients."},
+    {"rate", FAST(rate), "So many rounds of one operation; how many were computed."},
     {"isas", isas, METH_NOARGS, "[(name, lanes, tile, runs here)], best first."},
     {NULL, NULL, 0, NULL},
 };
