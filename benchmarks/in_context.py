@@ -1,0 +1,144 @@
+"""Times acting in context: one environment step of one stream with 4,000 steps of history, three layers of width 128.
+
+    python -m benchmarks.in_context [--json] [--threads N] [--steps N] [--context K]
+
+The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`: the
+whole window through torch's SDPA at every step, some steps of it timed. `cached`: our attention with its sliding cache,
+through `Policy`. `cached in place`: the same on a ring of memory, without the policy's checks, the best we can do for
+attention. `mamba`: the carried state through `Policy`. `s_per_1000` is for 1,000 environment steps; `ratio` the median of
+`cached in place` over the row's own. Before that, each is compared with its model's training forward, and the two caches
+also with each other after their windows have slid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.kv_cache import RingTransformer
+from scanrl.bench.equality import require_equal
+from scanrl.bench.models import hopper_model, windows
+from scanrl.bench.timing import Timing, heading, print_rows, rows_of, summary
+from scanrl.models.decision import DecisionModel
+from scanrl.policy import Policy
+
+LAYOUTS = {"1 token a step": "s", "3 tokens a step": "Rsa"}
+PATTERNS = {"attention": "(attention mlp)*3", "mamba": "(mamba mlp)*3"}
+WARM = 5
+CHECKED, SLID = 12, 4  # steps of the comparison; context of the one in which windows slide
+RECOMPUTED = 3  # steps that are timed of a transformer that recomputes
+
+
+def model(kind: str, layout: str, context: int) -> DecisionModel:
+    return hopper_model("dm", pattern=PATTERNS[kind], layout=layout, context=context)
+
+
+def play(act: Callable[[np.ndarray], Any], seen: np.ndarray) -> Tensor:
+    """Actions `(T, A)` on observations `(T, O)`."""
+    return torch.stack([torch.as_tensor(act(x)).reshape(-1) for x in seen])
+
+
+def policy_of(net: DecisionModel) -> Callable[[np.ndarray], Any]:
+    """Acts without rewards, so that the return-to-go stays what it is."""
+    policy = Policy(net, target_return=1000.0 if "R" in net.config.layout else None)
+    return policy.act
+
+
+def ring_of(net: DecisionModel, filled: int = 0) -> Callable[[np.ndarray], Tensor]:
+    ring, wanted = RingTransformer(net, filled), torch.tensor([1000.0])
+
+    def act(seen: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return ring.act(torch.from_numpy(seen)[None], wanted)
+
+    return act
+
+
+def require_equal_acting(layout: str, context: int) -> None:
+    """Every way to act against the training forward over the same history, and the caches when they slide."""
+    seen = np.random.default_rng(0).normal(size=(CHECKED, 11)).astype(np.float32)
+    for kind in PATTERNS:
+        net = model(kind, layout, context).eval()
+        ways = {"policy": policy_of(net)} | ({"ring": ring_of(net)} if kind == "attention" else {})
+        for name, act in ways.items():
+            acted = play(act, seen)
+            batch = windows(1, CHECKED)._replace(
+                observations=torch.from_numpy(seen)[None],
+                actions=acted[None],
+                returns_to_go=torch.full((1, CHECKED), 1000.0),
+            )
+            with torch.inference_mode():
+                require_equal(f"{kind}, {name}", [acted], [net.actions(batch)[0]], 1e-4)
+    net = model("attention", layout, SLID).eval()
+    require_equal("the cache in place", [play(ring_of(net), seen)], [play(policy_of(net), seen)], 1e-4)
+
+
+def clock(act: Callable[[np.ndarray], Any], steps: int) -> Timing:
+    seen, times = np.zeros(11, np.float32), []
+    for _ in range(WARM + steps):
+        start = time.perf_counter()
+        act(seen)
+        times.append(1e3 * (time.perf_counter() - start))
+    return summary(times[WARM:])
+
+
+def recompute(net: DecisionModel, context: int) -> Timing:
+    """The transformer over its whole window, then the action at the last observation."""
+    batch, times = windows(1, context), []
+    with torch.inference_mode():
+        for _ in range(1 + RECOMPUTED):
+            start = time.perf_counter()
+            hidden, _ = net(batch)
+            net.tokens.unscale_actions(net.head.act(hidden[:, -1]))
+            times.append(1e3 * (time.perf_counter() - start))
+    return summary(times[1:])
+
+
+def run(case: str, context: int, steps: int) -> list[dict[str, Any]]:
+    layout = LAYOUTS[case]
+    require_equal_acting(layout, context)
+    attention = model("attention", layout, context).eval()
+    timings = {
+        "recomputed": recompute(attention, context),
+        # What the cache costs does not depend on how full it is: it is always as long as the window.
+        "cached": clock(policy_of(attention), steps),
+        "cached in place": clock(ring_of(attention, context * len(layout)), steps),
+        "mamba": clock(policy_of(model("mamba", layout, context)), steps),
+    }
+    return rows_of(
+        case,
+        timings,
+        "cached in place",
+        context=context,
+        steps={name: RECOMPUTED if name == "recomputed" else steps for name in timings},
+        s_per_1000={name: t.median_ms for name, t in timings.items()},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object per row")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1000, help="environment steps of each way but recomputation")
+    parser.add_argument("--context", type=int, default=4000, help="environment steps of history")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    if not chosen.json:
+        print(heading())
+    for case in LAYOUTS:
+        print_rows(run(case, chosen.context, chosen.steps), chosen.json)
+
+
+if __name__ == "__main__":
+    main()
