@@ -2,17 +2,16 @@
 
     python -m benchmarks.attention [--json] [--threads N] [--repeats N] [--case CASE]
 
-`train W1`, `W2`, `W6`: a whole training step (loss, backward, clipping, AdamW) at equal windows and width. W2 holds our
-Decision Transformer against transformers' `DecisionTransformerModel` with the same weights, whose actions and gradients
-are compared first; W1 and W6 an attention stack against `dmm-dc`. `window`: one forward over a window of 20 steps without
-gradients, what acting by recomputation costs. `ratio` is our attention's median over the row's own.
+`train W1`, `W2`, `W6`: a whole training step (loss, backward, clipping, AdamW) at equal windows and width. W2 holds
+our Decision Transformer against transformers' `DecisionTransformerModel` with the same weights, whose actions and
+gradients are compared first; W1 and W6 an attention stack against `dmm-dc`. `window`: one forward over a window of 20
+steps without gradients, what acting by recomputation costs. `ratio` is our attention's median over the row's own.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from scanrl.batch import Batch
 from scanrl.bench.equality import require_equal
 from scanrl.bench.models import hopper_model, windows
 from scanrl.bench.timing import heading, installed, measure, print_rows, rows_of
+from scanrl.bench.updates import training_step
 
 BATCH = 64
 # Steps of a window, width, the model beside the attention stack; each as in the workload of the name.
@@ -65,21 +65,6 @@ def require_equal_stacks(found: dict[str, Any], batch: Batch) -> None:
         require_equal(name, results(model), truth, 1e-4)
 
 
-def update(model: Any, batch: Batch) -> Callable[[], None]:
-    """One training step."""
-    parameters = [p for p in module_of(model).parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
-
-    def step() -> None:
-        loss = model.loss(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 0.25)
-        optimizer.step()
-
-    return step
-
-
 def train_rows(case: str, repeats: int) -> list[dict[str, Any]]:
     context, width, other = TRAINED[case]
     batch = windows(BATCH, context)
@@ -88,7 +73,8 @@ def train_rows(case: str, repeats: int) -> list[dict[str, Any]]:
     if case != "W2":
         found = {OURS: found[OURS]}
     found[other] = hopper_model(other, context=context, width=width)
-    timings = measure({name: update(model, batch) for name, model in found.items()}, repeats, budget_s=30)
+    steps = {name: training_step(model.loss, module_of(model).parameters(), batch) for name, model in found.items()}
+    timings = measure(steps, repeats, budget_s=30)
     tokens = BATCH * context * 3
     each = {name: 1e3 * t.median_ms / tokens for name, t in timings.items()}
     return rows_of(f"train {case}", timings, OURS, shape=f"{BATCH}x{3 * context}x{width}", us_per_token=each)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.growth [--json] [--threads N] [--repeats N] [--length L]
 
-`mamba` is ours; `attention` ours too, one head of torch's SDPA; the others are the same Mamba mixer, with its weights, in
-other people's code. `us_per_token` and `kb_per_token` are for a whole forward and backward, the latter the most memory
-that tensors took at a time beyond parameters and input; `ratio` is attention's median over the row's own. Candidates
-whose cost grows with the square of the length, or whose memory would not fit, end at some length.
+`mamba` is ours; `attention` ours too, one head of torch's SDPA; the others are the same Mamba mixer, with its weights,
+in other people's code. `us_per_token` and `kb_per_token` are for a whole forward and backward, the latter the most
+memory that tensors took at a time beyond parameters and input; `ratio` is attention's median over the row's own.
+Candidates whose cost grows with the square of the length, or whose memory would not fit, end at some length.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ class Candidate(NamedTuple):
 def candidates(length: int) -> dict[str, Candidate]:
     torch.manual_seed(0)
     config = ModelConfig(width=WIDTH, layout="s", context=length)
-    mamba, attention = MIXERS["mamba"](config), MIXERS["attention"](config)
+    ours = {name: MIXERS[name](config) for name in ("mamba", "attention")}
+    mamba = ours["mamba"]
     assert isinstance(mamba, Mamba)
 
     def looped(x: Tensor) -> Tensor:
         with scan_replaced(classic_loop):
             return mamba(x)[0]
 
-    found = {"mamba": Candidate(lambda x: mamba(x)[0], mamba), "attention": Candidate(lambda x: attention(x)[0], attention)}
+    found = {name: Candidate(lambda x, mixer=mixer: mixer(x)[0], mixer) for name, mixer in ours.items()}
     for name, build in (("mambapy", mambapy_mixer), ("transformers", transformers_mixer)):
         if length <= LONGEST[name] and (peer := build(mamba, config)) is not None:
             found[name] = Candidate(peer, peer)

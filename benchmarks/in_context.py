@@ -2,12 +2,12 @@
 
     python -m benchmarks.in_context [--json] [--threads N] [--steps N] [--context K]
 
-The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`: the
-whole window through torch's SDPA at every step, some steps of it timed. `cached`: our attention with its sliding cache,
-through `Policy`. `cached in place`: the same on a ring of memory, without the policy's checks, the best we can do for
-attention. `mamba`: the carried state through `Policy`. `s_per_1000` is for 1,000 environment steps; `ratio` the median of
-`cached in place` over the row's own. Before that, each is compared with its model's training forward, and the two caches
-also with each other after their windows have slid.
+The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`:
+the whole window through torch's SDPA at every step, some steps of it timed. `cached`: our attention with its sliding
+cache, through `Policy`. `cached in place`: the same on a ring of memory, without the policy's checks, the best we can
+do for attention. `mamba`: the carried state through `Policy`. `s_per_1000` is for 1,000 environment steps; `ratio` the
+median of `cached in place` over the row's own. Before that, each is compared with its model's training forward, and
+the two caches also with each other after their windows have slid.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A transformer that acts on a key/value cache written in place: the strongest opponent of a carried state.
 
-Our own attention keeps its cache as a value, as every mixer does: each chunk of tokens makes a new one, which copies the
-whole window. Here keys and values stand in a ring of memory that is overwritten, and all tokens that came to be known
-since the last action are one chunk. Otherwise it computes exactly what the policy computes.
+Our own attention keeps its cache as a value, as every mixer does: each chunk of tokens makes a new one, which copies
+the whole window. Here keys and values stand in a ring of memory that is overwritten, and all tokens that came to be
+known since the last action are one chunk. Otherwise it computes exactly what the policy computes.
 """
 
 from __future__ import annotations

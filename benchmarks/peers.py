@@ -54,7 +54,7 @@ def transformers_mixer(ours: Mamba, config: ModelConfig) -> nn.Module | None:
 
 
 def renamed_as_peers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our Mamba's parameters, or their gradients, under the names and shapes of the authors' code, which peers share."""
+    """Our Mamba's parameters, or their gradients, under the names and shapes of the authors' code: the peers' too."""
     found = {name: tensor for name, tensor in tensors.items() if not name.startswith("inner.")}
     kernel, bias = tensors["inner.kernel"], tensors["inner.bias"]  # (1, w, E), (1, E): one place, Mamba's own form
     return found | {"conv1d.weight": kernel[0].t()[:, None], "conv1d.bias": bias[0]}

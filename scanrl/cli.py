@@ -1,14 +1,11 @@
 """The command `scanrl`: one verb, one function. Options are made from signatures and the settings' docstrings.
 
-Exit codes: 0 done, 1 checked and found wanting, 2 bad input, 3 corrupt file, 4 out of resources, 130/143 stopped by a
-signal. Errors are one line on standard error; `--debug` shows where they came from.
+Errors are one line on standard error and an exit code (`failures`); `--debug` shows where they came from.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -26,7 +23,8 @@ from scanrl.config import read_yaml, to_yaml
 from scanrl.console import print_json, print_table, text
 from scanrl.data.options import ReadOptions
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED
-from scanrl.types import CorruptFile, DataError
+from scanrl.failures import tell_failure
+from scanrl.types import DataError
 
 if TYPE_CHECKING:
     from scanrl.run import Run
@@ -260,6 +258,25 @@ def evaluate(
     return 0
 
 
+def bench_speed(threads: int | None = None, json: bool = False) -> int:
+    """Time scan, training, acting and batches beside this machine's own limits (about a minute).
+
+    Args:
+        threads: for scan, mixer and training, by default as torch decides; acting and batches are timed on one.
+        json: print one JSON object instead of tables.
+    """
+    if threads is not None:
+        _check("bench speed", 1, threads=threads)
+    from scanrl.bench.show import show
+    from scanrl.bench.speed import speed
+
+    found = speed(threads, progress=True)
+    if json:
+        return print_json(found)
+    show(found)
+    return 0
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "doctor": doctor,
@@ -270,7 +287,10 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": train,
     "resume": resume,
     "eval": evaluate,
+    "bench speed": bench_speed,
 }
+FAMILIES = {verb.split()[0] for verb in VERBS if " " in verb}
+"""First words of the verbs that have two."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -288,17 +308,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BaseException as error:
             if debug and not isinstance(error, SystemExit):
                 traceback.print_exc()
-            return _failure(error)
+            return tell_failure(error)
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in _HELP or (words[0] == "data" and words[1:2] and words[1] in _HELP):
+    if not words or words[0] in _HELP or (words[0] in FAMILIES and words[1:2] and words[1] in _HELP):
         print(_overview())
         return 0
     if words[0] in ("--version", "version"):
         print(f"scanrl {__version__}")
         return 0
-    size = 2 if words[0] == "data" else 1
+    size = 2 if words[0] in FAMILIES else 1
     verb = " ".join(words[:size])
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1)
@@ -310,51 +330,7 @@ def _dispatch(words: list[str]) -> int:
     return parse_call(VERBS[verb], verb, rest)
 
 
-def _failure(error: BaseException) -> int:
-    """The exit code of an error, after one line about it."""
-    from signal import SIGINT
-
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    code, text = 1, f"{type(error).__name__}: {error}"
-    if isinstance(error, CorruptFile):
-        code, text = 3, str(error)
-    elif isinstance(error, DataError):
-        code, text = 2, str(error)
-    elif isinstance(error, KeyboardInterrupt):
-        code, text = 128 + SIGINT, "interrupted"
-    elif isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
-        return 1
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        code, text = 4, f"out of resources: {_place(error)}"
-    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
-        code, text = 4, "out of resources: memory (a smaller train.batch_size, model.context or model.width needs less)"
-    elif isinstance(error, OSError) and error.errno in _NO_WAY:
-        code, text = 2, _place(error)
-    elif (stopped := getattr(error, "exit_code", None)) is not None:
-        code, text = stopped, str(error)
-    print("scanrl: " + " ".join(text.split()), file=sys.stderr)
-    return code
-
-
 _HELP = ("-h", "--help", "help")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-_NO_WAY = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-)
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
-
-
-def _place(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 
 def _check(verb: str, lowest: float, **values: float) -> None:

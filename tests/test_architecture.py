@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1] / "scanrl"
 LAYERS: list[set[str]] = [
     {"cli"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards
-    {"demo", "doctor"},
+    {"bench", "demo", "doctor"},
     {"scoring", "report"},
     {"training"},
     {"run"},
@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"models", "data", "envs"},
     {"nn"},
     {"kernels"},
-    {"arguments", "batch", "config", "console", "folder", "intervals", "signals", "stats"},
+    {"arguments", "batch", "config", "console", "failures", "folder", "intervals", "signals", "stats"},
     {"types"},
 ]
 

@@ -115,6 +115,7 @@ OPTIONS = {
     ],
     "resume": ["RUN"],
     "eval": ["RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"],
+    "bench speed": ["--threads", "--json"],
 }
 
 
@@ -127,9 +128,10 @@ def test_help_names_the_options_of_every_verb(verb, capsys):
     assert said.err == ""
 
 
-def test_help_for_the_data_verbs_together(capsys):
-    assert main(["data", "--help"]) == 0
-    assert "data convert" in capsys.readouterr().out
+@pytest.mark.parametrize("family, verb", [("data", "data convert"), ("bench", "bench speed")])
+def test_help_for_the_verbs_of_two_words(family, verb, capsys):
+    assert main([family, "--help"]) == 0
+    assert verb in capsys.readouterr().out
 
 
 GARBAGE = {

@@ -26,7 +26,9 @@ def require_equal(name: str, found: Sequence[Tensor], truth: Sequence[Tensor], t
         error = float((f - t).abs().max() / t.abs().max().clamp(min=1e-30)) if t.numel() else 0.0
         if not error <= tolerance:
             where = f"result {index} of {len(truth)}"
-            raise Differs(f"{name}: {where} differs by {error:.1e} of the largest entry (at most {tolerance}); not timed")
+            raise Differs(
+                f"{name}: {where} differs by {error:.1e} of the largest entry (at most {tolerance}); not timed"
+            )
 
 
 def gradients(function: Callable[[], Tensor], inputs: Sequence[Tensor], weights: Tensor | None = None) -> list[Tensor]:

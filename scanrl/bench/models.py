@@ -42,18 +42,26 @@ def windows(batch: int, steps: int, seed: int = 0) -> Batch:
 
 
 class Work(NamedTuple):
-    """Arithmetic of one token through the stack: products with weights, and exponentials of the scans."""
+    """Arithmetic of one token through the stack: products with weights, and exponentials of the scans.
+
+    The least times take the faster of a matrix product of torch and of multiply-and-add in registers: torch's library
+    does not always use the widest vectors that the processor has.
+    """
 
     weights: int
     exps: int
 
     def training_ms(self, tokens: int, limits: dict[str, float]) -> float:
         """Least milliseconds of forward and backward: three matrix products per weight, two exponentials per state."""
-        return 1e3 * tokens * (6 * self.weights / limits["gemm"] + 2 * self.exps / limits["exp2"])
+        return 1e3 * tokens * (6 * self.weights / _products(limits) + 2 * self.exps / limits["exp2"])
 
     def acting_ms(self, tokens: int, limits: dict[str, float]) -> float:
-        """Least milliseconds of one forward without the help of large matrices: multiply and add, and exponentials."""
-        return 1e3 * tokens * (2 * self.weights / limits["fma"] + self.exps / limits["exp2"])
+        """Least milliseconds of one forward."""
+        return 1e3 * tokens * (2 * self.weights / _products(limits) + self.exps / limits["exp2"])
+
+
+def _products(limits: dict[str, float]) -> float:
+    return max(limits["fma"], limits["gemm"])
 
 
 def work_of(model: DecisionModel) -> Work:

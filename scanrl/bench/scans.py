@@ -1,4 +1,4 @@
-"""The selective scan as public code writes it, and ours, behind one signature: `(u, dt, A, B, C, D, z, dt_bias) -> y`."""
+"""The selective scan as public code writes it, and ours: `(u, dt, A, B, C, D, z, dt_bias) -> y`."""
 
 from __future__ import annotations
 
