@@ -1,95 +1,174 @@
-"""Speed on this machine: the four benchmarks, one after the other, and their rows as Markdown.
+"""Speed on this machine: every benchmark, one after the other, and the page made from their rows.
 
-    python results/speed.py run            # about ten minutes on a quiet machine; writes results/speed.jsonl
-    python results/speed.py table          # what docs/performance.md shows
+    python results/speed.py run            # under an hour on a quiet machine; writes results/speed.jsonl
+    python results/speed.py run --quick    # minutes, few repeats: for a look; the rows and the page say so
+    python results/speed.py run --only scan --only growth     # runs these again and keeps the other rows
+    python results/speed.py page           # writes docs/performance.md from results/speed.jsonl
 
-Ratios are between candidates that took turns in one process. Times do not travel between machines; ratios mostly do.
+`make bench` does the first and the last. Ratios are between candidates that took turns in one process. Times do not
+travel between machines; ratios mostly do.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import platform
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-ROWS = Path(__file__).with_suffix(".jsonl")
+if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from results.page import write_page
+
 ROOT = Path(__file__).parents[1]
-RUNS = {
-    "scan": ["benchmarks.scan", "--threads", "2", "--repeats", "12"],
-    "training": ["benchmarks.training", "--threads", "2", "--repeats", "8"],
-    "batches": ["benchmarks.batches"],
-    "acting": ["benchmarks.acting", "--threads", "1", "--steps", "2000"],
-    "long acting": ["benchmarks.acting", "--case", "dmm-dc recurrent", "--streams", "1", "--steps", "100000"],
-}
-COLUMNS = {
-    "scan": ("case", "shape", "impl", "median_ms", "p10_ms", "p90_ms", "ratio"),
-    "training": ("case", "model", "impl", "median_ms", "p10_ms", "p90_ms", "ratio"),
-    "batches": ("case", "impl", "median_ms", "ratio"),
-    "acting": ("case", "streams", "steps", "median_ms", "early_ms", "late_ms", "growth", "state_kb", "ratio"),
-    "long acting": ("case", "streams", "steps", "early_ms", "late_ms", "growth", "state_kb"),
+ROWS = Path(__file__).with_suffix(".jsonl")
+PAGE = ROOT / "docs" / "performance.md"
+BUSY = 0.15  # processors busy with other work from which on rows count as provisional
+
+
+class Measurement(NamedTuple):
+    """A program and its words; `quick` are those of a short run, `environment` what is set for it."""
+
+    words: tuple[str, ...]
+    quick: tuple[str, ...] = ()
+    environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
+
+    def command(self) -> str:
+        """As one would type it."""
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        return " ".join([*settings, "python", "-m", *(f"'{w}'" if " " in w else w for w in self.words)])
+
+
+def _cases(*names: str) -> tuple[str, ...]:
+    return tuple(word for name in names for word in ("--case", name))
+
+
+SPEED = ("scanrl.cli", "bench", "speed", "--threads", "2")
+MEASUREMENTS = {
+    "limits": Measurement(("benchmarks.limits", "--threads", "2")),
+    "scan": Measurement(("benchmarks.scan", "--all", "--threads", "2", "--repeats", "12"), ("--repeats", "2")),
+    "mixers": Measurement(("benchmarks.mixers", "--threads", "2"), ("--repeats", "3")),
+    "training": Measurement(
+        ("benchmarks.training", "--threads", "2", "--repeats", "8", *_cases("W1", "W2", "W6", "DT")),
+        ("--repeats", "2"),
+    ),
+    "attention": Measurement(("benchmarks.attention", "--threads", "2"), ("--repeats", "3")),
+    "batches": Measurement(("benchmarks.batches",), ("--repeats", "10")),
+    "acting": Measurement(("benchmarks.acting", "--threads", "1", "--steps", "2000"), ("--steps", "500")),
+    "long acting": Measurement(
+        ("benchmarks.acting", *_cases("dmm-dc recurrent"), "--streams", "1", "--steps", "100000"), ("--steps", "5000")
+    ),
+    "growth": Measurement(("benchmarks.growth", "--threads", "2"), ("--repeats", "2")),
+    "in context": Measurement(("benchmarks.in_context", "--threads", "1"), ("--steps", "100")),
+    "seeds": Measurement(("benchmarks.seeds",)),
+    "start": Measurement(("benchmarks.start", "--threads", "2"), ("--repeats", "2")),
+    "speed": Measurement(SPEED),
+    "speed avx2": Measurement(SPEED, environment={"SCANRL_ISA": "avx2"}),
+    "speed portable": Measurement(SPEED, environment={"SCANRL_ISA": "portable"}),
+    "speed reference": Measurement(SPEED, environment={"SCANRL_SCAN": "reference"}),
 }
 
 
-def machine() -> dict[str, Any]:
+class Meter:
+    """How many processors were busy with something else meanwhile, on average; 0 where the system does not tell."""
+
+    def __init__(self) -> None:
+        self.began, self.busy, self.own = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def read(self) -> tuple[float, float]:
+        """Processors, and seconds since the beginning."""
+        spent = time.perf_counter() - self.began
+        others = _busy_seconds() - self.busy - (_own_seconds() - self.own)
+        return round(max(0.0, others) / spent, 2), spent
+
+
+def _busy_seconds() -> float:
+    """Of all processors since the start of the system; time that a hypervisor gave to others counts as well."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _waiting, *rest = map(int, fields)
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def machine(quick: bool) -> dict[str, Any]:
     """What the numbers depend on."""
-    from scanrl.doctor import diagnose
+    from scanrl.bench.speed import machine
 
-    found = diagnose()
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    load = [round(x, 2) for x in os.getloadavg()]
-    return {
-        "benchmark": "machine",
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_before": load,
-        "scan": found["scan"],
-        "versions": found["versions"],
-    }
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {"benchmark": "machine", **machine(), "quick": quick, "revision": revision.stdout.strip()}
 
 
-def run() -> None:
-    rows = [machine()]
-    for name, words in RUNS.items():
-        found = subprocess.run([sys.executable, "-m", *words, "--json"], cwd=ROOT, capture_output=True, text=True)
-        if found.returncode:
-            sys.exit(f"{name}: {found.stderr[-800:]}")
-        lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
-        rows += [{"benchmark": name, **json.loads(line)} for line in lines]
-        print(f"{name}: {len(lines)} rows", file=sys.stderr, flush=True)
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def measure(name: str, quick: bool) -> list[dict[str, Any]]:
+    """One program in a process of its own: how it was run, then its rows; none, with the reason, if it failed."""
+    measurement = MEASUREMENTS[name]
+    words = [*measurement.words, *(measurement.quick if quick else ()), "--json"]
+    load, meter = os.getloadavg()[0], Meter()
+    # Threads that sleep while they wait, as the command itself sets it: on a machine with other work, those that spin
+    # take tens of times longer.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, **measurement.environment}
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
+    others, spent = meter.read()
+    about = {"benchmark": name, "case": "run", "seconds": round(spent), "load": round(load, 2), "others": others}
+    about["provisional"] = quick or others > BUSY
+    for line in done.stderr.splitlines():
+        if line.startswith("left out:"):
+            print(f"{name}: {line}", file=sys.stderr)
+    if done.returncode:
+        problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"{name}: failed, no rows: {problem}", file=sys.stderr, flush=True)
+        return [{**about, "failed": problem}]
+    rows = [{"benchmark": name, **row} for row in parse(done.stdout)]
+    print(f"{name}: {len(rows)} rows in {spent:.0f} s, other work {others} cores", file=sys.stderr, flush=True)
+    return [about, *rows]
 
 
-def table() -> str:
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    text = []
-    for name, columns in COLUMNS.items():
-        text += [f"`python -m {' '.join(RUNS[name])}`", "", "| " + " | ".join(columns) + " |"]
-        text.append("|" + "---|" * len(columns))
-        for row in rows:
-            if row["benchmark"] == name:
-                text.append("| " + " | ".join(_cell(row.get(column)) for column in columns) + " |")
-        text.append("")
-    return "\n".join(text)
+def parse(text: str) -> list[dict[str, Any]]:
+    """The rows a program printed: one object per line, or one object that holds them."""
+    if text.startswith("{\n"):
+        found = json.loads(text)
+        return [*({"case": "limit", "impl": x["name"], **x} for x in found["limits"]), *found["rows"]]
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return str(value)
+def read() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
+
+
+def run(only: list[str], quick: bool) -> None:
+    """Measures and writes; rows of what is not run again stay."""
+    rows = [machine(quick), *(row for row in read() if only and row["benchmark"] not in ("machine", *only))]
+    for name in only or MEASUREMENTS:
+        rows += measure(name, quick)
+    order = ["machine", *MEASUREMENTS]
+    rows.sort(key=lambda row: order.index(row["benchmark"]))
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "page"))
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    parser.add_argument("--only", action="append", choices=MEASUREMENTS, default=[], help="default: all")
+    chosen = parser.parse_args()
+    if chosen.what == "run":
+        run(chosen.only, chosen.quick)
+    else:
+        commands = {name: measurement.command() for name, measurement in MEASUREMENTS.items()}
+        PAGE.write_text(write_page(read(), commands), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["run"]:
-        run()
-    elif sys.argv[1:] == ["table"]:
-        print(table())
-    else:
-        sys.exit(__doc__)
+    main()

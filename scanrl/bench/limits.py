@@ -4,6 +4,7 @@
   what each state of a selective scan costs per token. Without the extension: `torch.exp` on data in the cache.
 * fma: multiply and add in registers, two operations each, likewise; without the extension what `gemm` reaches.
 * memory: a copy of 64 MB, bytes read plus bytes written.
+* cache: the sum of 4 MB again and again, bytes read: what an environment step does with the weights of a small network.
 * gemm, gemm bf16: `torch.mm` of two 1024 x 1024 matrices.
 
 Reference: Williams, Waterman and Patterson 2009, "Roofline", https://doi.org/10.1145/1498765.1498785.
@@ -23,6 +24,7 @@ __all__ = ["Limit", "measure_limits", "table_of"]
 
 SIDE = 1024  # of the matrices
 COPIED = 1 << 24  # floats, 64 MB: larger than any cache that one core has to itself
+REREAD = 1 << 20  # floats, 4 MB
 CACHED = 1 << 12  # floats, 16 KB: fits the first-level cache with its result
 ROUNDS = 1 << 16  # in registers; about a millisecond
 SECONDS = 0.15  # per limit
@@ -45,7 +47,8 @@ def measure_limits(threads: int | None = None) -> list[Limit]:
     torch.set_num_threads(threads)
     try:
         gemm = Limit("gemm", *_gemm(torch.float32), threads)
-        return [*_registers(threads, gemm), Limit("memory", *_copy(), threads), gemm, _gemm_bf16(threads)]
+        memory = [Limit("memory", *_copy(), threads), Limit("cache", *_reread(), threads)]
+        return [*_registers(threads, gemm), *memory, gemm, Limit("gemm bf16", *_gemm(torch.bfloat16), threads)]
     finally:
         torch.set_num_threads(before)
 
@@ -81,15 +84,16 @@ def _copy() -> tuple[float, str, str]:
     return 8 * COPIED * _best(lambda: target.copy_(source), 1), "GB/s", "copy of 64 MB, read plus written"
 
 
+def _reread() -> tuple[float, str, str]:
+    x = torch.ones(REREAD)
+    return 4 * REREAD * _best(x.sum, 1), "GB/s", "sum of 4 MB, read"
+
+
 def _gemm(dtype: torch.dtype) -> tuple[float, str, str]:
     a, b = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(s)).to(dtype) for s in (0, 1))
     out = torch.empty_like(a)
     rate = 2 * SIDE**3 * _best(lambda: torch.mm(a, b, out=out), 1)
     return rate, "GFLOP/s", f"torch.mm, {SIDE} x {SIDE}, {str(dtype).removeprefix('torch.')}"
-
-
-def _gemm_bf16(threads: int) -> Limit:
-    return Limit("gemm bf16", *_gemm(torch.bfloat16), threads)
 
 
 def _best(function: Callable[[], Any], calls: int) -> float:

@@ -56,8 +56,9 @@ class Work(NamedTuple):
         return 1e3 * tokens * (6 * self.weights / _products(limits) + 2 * self.exps / limits["exp2"])
 
     def acting_ms(self, tokens: int, limits: dict[str, float]) -> float:
-        """Least milliseconds of one forward."""
-        return 1e3 * tokens * (2 * self.weights / _products(limits) + self.exps / limits["exp2"])
+        """Least milliseconds of one forward: for few tokens that is the time it takes to read the weights once."""
+        products = max(2 * tokens * self.weights / _products(limits), 4 * self.weights / limits["cache"])
+        return 1e3 * (products + tokens * self.exps / limits["exp2"])
 
 
 def _products(limits: dict[str, float]) -> float:

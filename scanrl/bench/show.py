@@ -12,8 +12,8 @@ from rich.table import Table
 __all__ = ["show"]
 
 LEGEND = (
-    "ratio: how many times faster than the line of its group whose ratio is 1; of limit: the least time that the limits "
-    "above allow over the time taken, where one can be told. What is timed was compared with its definition first."
+    "ratio: how many times faster than the line of its group whose ratio is 1; of limit: the least time that the "
+    "limits above allow over the time taken, where one can be told. What is timed was first compared with a definition."
 )
 PIPED = 140  # columns where there is no terminal whose width could be asked for
 

@@ -1,0 +1,156 @@
+"""The targets for speed, and what the committed rows say of each: met, missed by how much, or not measured.
+
+Targets are ratios of candidates that took turns in one process, or fractions of a limit measured beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["TARGETS", "Rows", "Target", "verdict"]
+
+W1_LIMIT_MS = 16.0  # of a training step, from an analysis on two AVX-512 cores: 8 products, 4.5 scan, 4 the rest
+
+
+class Rows:
+    """Rows by benchmark and by what they hold."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def of(self, benchmark: str) -> list[dict[str, Any]]:
+        """The rows of a benchmark, without how it was run."""
+        return [row for row in self._rows if row["benchmark"] == benchmark and row.get("case") != "run"]
+
+    def value(self, benchmark: str, field: str, **match: Any) -> float | None:
+        """The field of the first row that matches; `None` if there is none."""
+        for row in self.of(benchmark):
+            if all(row.get(key) == wanted for key, wanted in match.items()):
+                return row.get(field)
+        return None
+
+    def faster(self, benchmark: str, case: str, impl: str, than: str) -> float | None:
+        """How many times faster `impl` is than another one of the same case."""
+        mine = self.value(benchmark, "median_ms", case=case, impl=impl)
+        other = self.value(benchmark, "median_ms", case=case, impl=than)
+        return other / mine if mine and other else None
+
+
+class Target(NamedTuple):
+    """A quantity, how it should compare with `goal`, and where to find it."""
+
+    area: str
+    what: str
+    sign: Literal[">=", "<="]
+    goal: float
+    unit: str
+    found: Callable[[Rows], float | None]
+
+
+def verdict(target: Target, rows: Rows) -> tuple[str, str]:
+    """What was found and whether that meets the target, as text."""
+    found = target.found(rows)
+    if found is None:
+        return "-", "not measured"
+    shown = f"{_number(found)}{target.unit}"
+    if found >= target.goal if target.sign == ">=" else found <= target.goal:
+        return shown, "met"
+    factor = target.goal / found if target.sign == ">=" else found / target.goal
+    return shown, f"missed by a factor of {factor:.2f}" if factor >= 1.1 else f"missed by {100 * (factor - 1):.1f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _quotient(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def _ours(rows: Rows, field: str, case: str) -> float | None:
+    return rows.value("training", field, case=case, impl="ours")
+
+
+def _floor(recipe: str) -> Callable[[Rows], float | None]:
+    def found(rows: Rows) -> float | None:
+        taken = rows.value("acting", "median_ms", case=f"{recipe} recurrent", streams=1)
+        return _quotient(taken, rows.value("limits", "median_ms", case="floor", impl=f"{recipe}, 1 stream"))
+
+    return found
+
+
+def _window(recipe: str, streams: int, width: int) -> Callable[[Rows], float | None]:
+    """How much faster the carried state is than a Decision Transformer of the same width over a window of 20 steps."""
+    case = "dt 20" if width == 128 else f"dt 20, width {width}"
+
+    def found(rows: Rows) -> float | None:
+        window = rows.value("acting", "median_ms", case=case, streams=streams)
+        return _quotient(window, rows.value("acting", "median_ms", case=f"{recipe} recurrent", streams=streams))
+
+    return found
+
+
+def _per_batch(rows: Rows) -> float | None:
+    ratios = [row["ratio"] for row in rows.of("batches") if row["impl"] == "gather"]
+    return min(ratios, default=None)
+
+
+def _share(rows: Rows) -> float | None:
+    batch = rows.value("batches", "median_ms", case="B=64 K=8", impl="gather")
+    share = _quotient(batch, _ours(rows, "median_ms", "W1"))
+    return None if share is None else 100 * share
+
+
+def _lengthening(rows: Rows) -> float | None:
+    long, short = (rows.value("growth", "us_per_token", case=f"L={n}", impl="mamba") for n in (24000, 24))
+    return _quotient(long, short)
+
+
+def _in_context(case: str, than: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.faster("in context", case, "mamba", than)
+
+
+def _training(case: str, than: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.faster("training", case, "ours", than)
+
+
+ONE, THREE = "1 token a step", "3 tokens a step"
+TARGETS = [
+    Target("scan, forward and backward", "W1, than the classic loop", ">=", 40, "x",
+           lambda rows: rows.faster("scan", "W1", "native", "classic loop")),
+    Target("scan, forward and backward", "W2, than the classic loop", ">=", 250, "x",
+           lambda rows: rows.faster("scan", "W2", "native", "classic loop")),
+    Target("training step, W1", "than the classic loop", ">=", 13, "x", _training("W1", "classic loop")),
+    Target("training step, W1", "than mambapy", ">=", 11, "x", _training("W1", "mambapy")),
+    Target("training step, W1", f"of the limit of {W1_LIMIT_MS:g} ms", "<=", 1.25, "x",
+           lambda rows: _quotient(_ours(rows, "median_ms", "W1"), W1_LIMIT_MS)),
+    Target("training step, W2", "than the classic loop", ">=", 60, "x", _training("W2", "classic loop")),
+    Target("training step, W2", "than mambapy", ">=", 12, "x", _training("W2", "mambapy")),
+    Target("training step, W2", "than the Decision Transformer's", ">=", 1, "x",
+           lambda rows: rows.faster("attention", "train W2", "dm", "attention stack")),
+    Target("training step, W2", "bf16 than float32", ">=", 1.4, "x",
+           lambda rows: rows.faster("training", "W2", "ours bf16", "ours")),
+    Target("training step, W6", "per token", "<=", 11, " us", lambda rows: _ours(rows, "us_per_token", "W6")),
+    Target("training step, W6", "per token, of that of W1", "<=", 1.1, "x",
+           lambda rows: _quotient(_ours(rows, "us_per_token", "W6"), _ours(rows, "us_per_token", "W1"))),
+    Target("training step, W6", "than the attention stack", ">=", 1, "x",
+           lambda rows: rows.faster("attention", "train W6", "dmm-dc", "attention stack")),
+    Target("batch assembly", "than the published loop", ">=", 100, "x", _per_batch),
+    Target("batch assembly", "of the training step, W1", "<=", 1, " %", _share),
+    Target("environment step, 1 stream", "D=128, than the DT window", ">=", 28, "x", _window("dm", 1, 128)),
+    Target("environment step, 1 stream", "D=64, than the DT window", ">=", 50, "x", _window("dmm-dc", 1, 64)),
+    Target("environment step, 1 stream", "D=128, of the floor", "<=", 2, "x", _floor("dm")),
+    Target("environment step, 1 stream", "D=64, of the floor", "<=", 2, "x", _floor("dmm-dc")),
+    Target("environment step, 64 streams", "D=128, than the DT window", ">=", 15, "x", _window("dm", 64, 128)),
+    Target("environment step, 64 streams", "D=64, than the DT window", ">=", 15, "x", _window("dmm-dc", 64, 64)),
+    Target("length", "time per token at 24,000, of that at 24", "<=", 1.5, "x", _lengthening),
+    Target("length", "memory per token at 24,000", "<=", 14, " KB",
+           lambda rows: rows.value("growth", "kb_per_token", case="L=24000", impl="mamba")),
+    Target("in context", "1 token, than the cache", ">=", 30, "x", _in_context(ONE, "cached")),
+    Target("in context", "3 tokens, than the cache", ">=", 30, "x", _in_context(THREE, "cached")),
+    Target("in context", "1 token, than the cache in place", ">=", 30, "x", _in_context(ONE, "cached in place")),
+    Target("in context", "3 tokens, than the cache in place", ">=", 30, "x", _in_context(THREE, "cached in place")),
+    Target("start", "import beyond torch's own", "<=", 1000, " ms",
+           lambda rows: rows.value("start", "median_ms", case="import", impl="scanrl.training after torch")),
+]  # fmt: skip
