@@ -33,46 +33,60 @@ BUSY = 0.15  # processors busy with other work from which on rows count as provi
 
 
 class Measurement(NamedTuple):
-    """A program and its words; `quick` are those of a short run, `environment` what is set for it."""
+    """A program and its words; `quick` are those of a short run, `environment` what is set for both."""
 
+    program: str
     words: tuple[str, ...]
-    quick: tuple[str, ...] = ()
+    quick: tuple[str, ...]
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
 
     def command(self) -> str:
-        """As one would type it."""
+        """The long run as one would type it."""
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        return " ".join([*settings, "python", "-m", *(f"'{w}'" if " " in w else w for w in self.words)])
+        words = (f"'{word}'" if " " in word else word for word in self.words)
+        return " ".join([*settings, "python -m", self.program, *words])
 
 
-def _cases(*names: str) -> tuple[str, ...]:
-    return tuple(word for name in names for word in ("--case", name))
+def _words(text: str, *cases: str) -> tuple[str, ...]:
+    return (*text.split(), *(word for case in cases for word in ("--case", case)))
 
 
-SPEED = ("scanrl.cli", "bench", "speed", "--threads", "2")
+def _short(environment: dict[str, str]) -> Measurement:
+    """The short benchmarks, as users see them."""
+    words = "bench speed --threads {}"
+    return Measurement("scanrl.cli", _words(words.format(2)), _words(words.format(1)), environment)
+
+
+# The quick runs take one thread: they are for machines that have other work.
 MEASUREMENTS = {
-    "limits": Measurement(("benchmarks.limits", "--threads", "2")),
-    "scan": Measurement(("benchmarks.scan", "--all", "--threads", "2", "--repeats", "12"), ("--repeats", "2")),
-    "mixers": Measurement(("benchmarks.mixers", "--threads", "2"), ("--repeats", "3")),
+    "limits": Measurement("benchmarks.limits", _words("--threads 2"), _words("--threads 2")),
+    "scan": Measurement("benchmarks.scan", _words("--all --threads 2 --repeats 12"), _words("--threads 1 --repeats 2")),
+    "mixers": Measurement("benchmarks.mixers", _words("--threads 2"), _words("--threads 1 --repeats 3")),
     "training": Measurement(
-        ("benchmarks.training", "--threads", "2", "--repeats", "8", *_cases("W1", "W2", "W6", "DT")),
-        ("--repeats", "2"),
+        "benchmarks.training",
+        _words("--threads 2 --repeats 8", "W1", "W2", "W6", "DT"),
+        _words("--threads 1 --repeats 2", "W1", "W6", "DT"),
     ),
-    "attention": Measurement(("benchmarks.attention", "--threads", "2"), ("--repeats", "3")),
-    "batches": Measurement(("benchmarks.batches",), ("--repeats", "10")),
-    "acting": Measurement(("benchmarks.acting", "--threads", "1", "--steps", "2000"), ("--steps", "500")),
+    "attention": Measurement("benchmarks.attention", _words("--threads 2"), _words("--threads 1 --repeats 3")),
+    "batches": Measurement("benchmarks.batches", (), _words("--repeats 10")),
+    "acting": Measurement("benchmarks.acting", _words("--threads 1 --steps 2000"), _words("--threads 1 --steps 500")),
     "long acting": Measurement(
-        ("benchmarks.acting", *_cases("dmm-dc recurrent"), "--streams", "1", "--steps", "100000"), ("--steps", "5000")
+        "benchmarks.acting",
+        _words("--streams 1 --steps 100000", "dmm-dc recurrent"),
+        _words("--streams 1 --steps 5000", "dmm-dc recurrent"),
     ),
-    "growth": Measurement(("benchmarks.growth", "--threads", "2"), ("--repeats", "2")),
-    "in context": Measurement(("benchmarks.in_context", "--threads", "1"), ("--steps", "100")),
-    "seeds": Measurement(("benchmarks.seeds",)),
-    "start": Measurement(("benchmarks.start", "--threads", "2"), ("--repeats", "2")),
-    "speed": Measurement(SPEED),
-    "speed avx2": Measurement(SPEED, environment={"SCANRL_ISA": "avx2"}),
-    "speed portable": Measurement(SPEED, environment={"SCANRL_ISA": "portable"}),
-    "speed reference": Measurement(SPEED, environment={"SCANRL_SCAN": "reference"}),
+    "growth": Measurement("benchmarks.growth", _words("--threads 2"), _words("--threads 1 --repeats 2")),
+    "in context": Measurement(
+        "benchmarks.in_context", _words("--threads 1 --steps 1000"), _words("--threads 1 --steps 100")
+    ),
+    "seeds": Measurement("benchmarks.seeds", _words("--threads 2"), _words("--threads 1")),
+    "start": Measurement("benchmarks.start", _words("--threads 2"), _words("--threads 1 --repeats 2")),
+    "speed": _short({}),
+    "speed avx2": _short({"SCANRL_ISA": "avx2"}),
+    "speed portable": _short({"SCANRL_ISA": "portable"}),
+    "speed reference": _short({"SCANRL_SCAN": "reference"}),
 }
+"""What is run, in the order of the page."""
 
 
 class Meter:
@@ -114,7 +128,7 @@ def machine(quick: bool) -> dict[str, Any]:
 def measure(name: str, quick: bool) -> list[dict[str, Any]]:
     """One program in a process of its own: how it was run, then its rows; none, with the reason, if it failed."""
     measurement = MEASUREMENTS[name]
-    words = [*measurement.words, *(measurement.quick if quick else ()), "--json"]
+    words = [measurement.program, *(measurement.quick if quick else measurement.words), "--json"]
     load, meter = os.getloadavg()[0], Meter()
     # Threads that sleep while they wait, as the command itself sets it: on a machine with other work, those that spin
     # take tens of times longer.

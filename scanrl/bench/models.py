@@ -66,7 +66,7 @@ def _products(limits: dict[str, float]) -> float:
 
 
 def work_of(model: DecisionModel) -> Work:
-    """Matrices count once per token, a modal one as one of its places; attention's own products are left out."""
+    """Matrices and kernels count once per token, modal ones as one place; attention's own products are left out."""
     weights = exps = 0
     for module in model.stack.modules():
         if isinstance(module, nn.Linear):
