@@ -32,12 +32,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/pyright
 
-# Short timings, each checked against its definition first; docs/performance.md tells how they were read.
+# Every measurement of docs/performance.md, and the page: under an hour. `scanrl bench speed` is the minute's version.
 bench: $(READY)
-	$(BIN)/python -m benchmarks.scan
-	$(BIN)/python -m benchmarks.training
-	$(BIN)/python -m benchmarks.batches
-	$(BIN)/python -m benchmarks.acting
+	$(BIN)/python -m pip install --quiet '$(TORCH)' --editable '.[bench]'
+	$(BIN)/python results/speed.py run
+	$(BIN)/python results/speed.py page
 
 # What a user gets: the wheel, installed elsewhere, without the source tree; and once more without a compiler.
 wheel-test: $(READY)

@@ -5,7 +5,8 @@
 The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`:
 the whole window through torch's SDPA at every step, some steps of it timed. `cached`: our attention with its sliding
 cache, through `Policy`. `cached in place`: the same on a ring of memory, without the policy's checks, the best we can
-do for attention. `mamba`: the carried state through `Policy`. `s_per_1000` is for 1,000 environment steps; `ratio` the
+do for attention. `mamba`: the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without
+the policy's checks. `s_per_1000` is for 1,000 environment steps; `ratio` the
 median of `cached in place` over the row's own. Before that, each is compared with its model's training forward, and
 the two caches also with each other after their windows have slid.
 """
@@ -65,12 +66,32 @@ def ring_of(net: DecisionModel, filled: int = 0) -> Callable[[np.ndarray], Tenso
     return act
 
 
+def torch_step_of(net: DecisionModel) -> Callable[[np.ndarray], Tensor]:
+    """The last action and the new observation through the model's own step, in eager torch."""
+    layout, wanted = net.config.layout, torch.tensor([1000.0])
+    state, time, action = net.initial_state(1), torch.zeros(1, dtype=torch.int64), None
+
+    def act(seen: np.ndarray) -> Tensor:
+        nonlocal state, time, action
+        with torch.inference_mode():
+            if action is not None and "a" in layout:
+                _, state = net.feed([("a", action)], time - 1, state)
+            values = {"R": wanted, "s": torch.from_numpy(seen)[None]}
+            head = [(letter, values[letter]) for letter in layout if letter in values]
+            hidden, state = net.feed(head, time, state)
+            action, time = net.decide(hidden), time + 1
+            return action
+
+    return act
+
+
 def require_equal_acting(layout: str, context: int) -> None:
     """Every way to act against the training forward over the same history, and the caches when they slide."""
     seen = np.random.default_rng(0).normal(size=(CHECKED, 11)).astype(np.float32)
     for kind in PATTERNS:
         net = model(kind, layout, context).eval()
-        ways = {"policy": policy_of(net)} | ({"ring": ring_of(net)} if kind == "attention" else {})
+        other = ring_of if kind == "attention" else torch_step_of
+        ways = {"policy": policy_of(net), other.__name__: other(net)}
         for name, act in ways.items():
             acted = play(act, seen)
             batch = windows(1, CHECKED)._replace(
@@ -108,13 +129,14 @@ def recompute(net: DecisionModel, context: int) -> Timing:
 def run(case: str, context: int, steps: int) -> list[dict[str, Any]]:
     layout = LAYOUTS[case]
     require_equal_acting(layout, context)
-    attention = model("attention", layout, context).eval()
+    attention, mamba = (model(kind, layout, context).eval() for kind in ("attention", "mamba"))
     timings = {
         "recomputed": recompute(attention, context),
         # What the cache costs does not depend on how full it is: it is always as long as the window.
         "cached": clock(policy_of(attention), steps),
         "cached in place": clock(ring_of(attention, context * len(layout)), steps),
-        "mamba": clock(policy_of(model("mamba", layout, context)), steps),
+        "mamba, torch": clock(torch_step_of(mamba), steps),
+        "mamba": clock(policy_of(mamba), steps),
     }
     return rows_of(
         case,

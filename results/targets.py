@@ -151,6 +151,10 @@ TARGETS = [
     Target("in context", "3 tokens, than the cache", ">=", 30, "x", _in_context(THREE, "cached")),
     Target("in context", "1 token, than the cache in place", ">=", 30, "x", _in_context(ONE, "cached in place")),
     Target("in context", "3 tokens, than the cache in place", ">=", 30, "x", _in_context(THREE, "cached in place")),
+    Target("many seeds", "stacked, than one after the other, W1", ">=", 1, "x",
+           lambda rows: rows.faster("seeds", "W1", "stacked", "in turn")),
+    Target("many seeds", "stacked, than one after the other, W6", ">=", 1, "x",
+           lambda rows: rows.faster("seeds", "W6", "stacked", "in turn")),
     Target("start", "import beyond torch's own", "<=", 1000, " ms",
            lambda rows: rows.value("start", "median_ms", case="import", impl="scanrl.training after torch")),
 ]  # fmt: skip

@@ -67,7 +67,7 @@ def test_a_page_from_no_rows_tells_what_is_missing() -> None:
     assert "scan (no compiler)" in page
     assert "Without rows: " in page
     assert "growth" in page.split("Without rows: ")[1].split("\n")[0]
-    assert "`python -m benchmarks.seeds`: no rows." in page
+    assert "`python -m benchmarks.seeds --threads 2`: no rows." in page
     assert "Provisional" not in page
 
 
