@@ -28,8 +28,8 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
 
 from benchmarks.models import scan_replaced
 from benchmarks.peers import mambapy_mixer, renamed_as_peers, transformers_mixer
-from benchmarks.scan import classic_loop
 from scanrl.bench.equality import gradients, require_equal
+from scanrl.bench.scans import classic_loop
 from scanrl.bench.timing import heading, measure, print_rows, rows_of
 from scanrl.nn import MIXERS, ModelConfig
 from scanrl.nn.mamba import Mamba
