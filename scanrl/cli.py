@@ -1,6 +1,7 @@
 """The command `scanrl`: one verb, one function. Options are made from signatures and the settings' docstrings.
 
-Errors are one line on standard error and an exit code (`failures`); `--debug` shows where they came from.
+Exit codes: 0 done, 1 checked and found wanting, 2 bad input, 3 corrupt file, 4 out of resources, 130/143 stopped by a
+signal. Errors are one line on standard error; `--debug` shows where they came from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the command says of an error, and its exit code.
-
-0 done, 1 checked and found wanting, 2 bad input, 3 corrupt file, 4 out of resources, 130/143 stopped by a signal.
-"""
+"""What the command says of an error, and its exit code: 2 bad input, 3 corrupt file, 4 out of resources, 1 the rest."""
 
 from __future__ import annotations
 
@@ -14,6 +11,19 @@ from signal import SIGINT
 from scanrl.types import CorruptFile, DataError
 
 __all__ = ["tell_failure"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+_NO_WAY = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
 
 
 def tell_failure(error: BaseException) -> int:
@@ -40,20 +50,6 @@ def tell_failure(error: BaseException) -> int:
         code, text = stopped, str(error)
     print("scanrl: " + " ".join(text.split()), file=sys.stderr)
     return code
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-_NO_WAY = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-)
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
 
 
 def _place(error: OSError) -> str:
