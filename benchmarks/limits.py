@@ -1,9 +1,6 @@
-"""Measures what this machine can do at most, and the least times of an environment step that follow from it.
+"""Measures what this machine can do at most, with one thread and with several; see `scanrl.bench.limits`.
 
-    python -m benchmarks.limits [--json] [--threads N]
-
-Rows `limit`: see `scanrl.bench.limits`. Rows `floor`: matrix products and exponentials of one environment step, at the
-rates measured with one thread.
+python -m benchmarks.limits [--json] [--threads N]
 """
 
 from __future__ import annotations
@@ -18,12 +15,8 @@ import torch
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scanrl.bench.limits import Limit, measure_limits, table_of
-from scanrl.bench.models import hopper_model, work_of
+from scanrl.bench.limits import Limit, measure_limits
 from scanrl.bench.timing import heading, print_rows
-
-FLOORS = ("dm", "dmm-dc")
-STREAMS = (1, 64)
 
 
 def limit_rows(limits: list[Limit]) -> list[dict[str, Any]]:
@@ -31,23 +24,6 @@ def limit_rows(limits: list[Limit]) -> list[dict[str, Any]]:
         {"case": "limit", "impl": x.name, "rate": x.rate, "unit": x.unit, "threads": x.threads, "how": x.how}
         for x in limits
     ]
-
-
-def floor_rows(limits: list[Limit]) -> list[dict[str, Any]]:
-    rows = []
-    for name in FLOORS:
-        model = hopper_model(name)
-        for streams in STREAMS:
-            least = work_of(model).acting_ms(streams * model.config.period, table_of(limits))
-            rows.append(
-                {
-                    "case": "floor",
-                    "impl": f"{name}, {streams} stream" + "s" * (streams > 1),
-                    "median_ms": least,
-                    "threads": 1,
-                }
-            )
-    return rows
 
 
 def main() -> None:
@@ -60,7 +36,6 @@ def main() -> None:
     one = measure_limits(1)
     many = measure_limits(chosen.threads) if chosen.threads > 1 else []
     print_rows(limit_rows([*one, *many]), chosen.json)
-    print_rows(floor_rows(one), chosen.json)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
 from benchmarks.timing import measure, print_rows
 from scanrl.bench.scans import SCAN_SHAPES as SHAPES
 from scanrl.bench.scans import classic_loop, our_scan, require_equal_scans, scan_arguments, train_scan
+from scanrl.bench.timing import installed
 from scanrl.kernels import scan_choice
 
 LONGEST_LOOP = 256  # backward of the classic loop is quadratic in the tokens
@@ -46,7 +47,7 @@ def candidates(length: int) -> dict[str, Callable[..., Tensor]]:
     }
     if length <= LONGEST_LOOP:
         found["classic loop"] = classic_loop
-    if find_spec("mambapy"):
+    if installed("mambapy"):
         found["mambapy"] = parallel_scan
     return found
 

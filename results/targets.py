@@ -72,23 +72,16 @@ def _ours(rows: Rows, field: str, case: str) -> float | None:
     return rows.value("training", field, case=case, impl="ours")
 
 
-def _floor(recipe: str) -> Callable[[Rows], float | None]:
-    def found(rows: Rows) -> float | None:
-        taken = rows.value("acting", "median_ms", case=f"{recipe} recurrent", streams=1)
-        return _quotient(taken, rows.value("limits", "median_ms", case="floor", impl=f"{recipe}, 1 stream"))
+def _acting(shape: str, width: int, field: str = "ratio") -> Callable[[Rows], float | None]:
+    """`ratio` is that of a Decision Transformer's window of the same width over the carried state."""
+    recipe = {128: "dm", 64: "dmm-dc"}[width]
+    match = {"case": "environment step", "shape": f"{shape}, width {width}", "impl": recipe}
+    return lambda rows: rows.value("speed", field, **match)
 
-    return found
 
-
-def _window(recipe: str, streams: int, width: int) -> Callable[[Rows], float | None]:
-    """How much faster the carried state is than a Decision Transformer of the same width over a window of 20 steps."""
-    case = "dt 20" if width == 128 else f"dt 20, width {width}"
-
-    def found(rows: Rows) -> float | None:
-        window = rows.value("acting", "median_ms", case=case, streams=streams)
-        return _quotient(window, rows.value("acting", "median_ms", case=f"{recipe} recurrent", streams=streams))
-
-    return found
+def _floors(width: int) -> Callable[[Rows], float | None]:
+    """The time of one stream over the least that the limits allow."""
+    return lambda rows: _quotient(1.0, _acting("1 stream", width, "of_limit")(rows))
 
 
 def _per_batch(rows: Rows) -> float | None:
@@ -138,12 +131,12 @@ TARGETS = [
            lambda rows: rows.faster("attention", "train W6", "dmm-dc", "attention stack")),
     Target("batch assembly", "than the published loop", ">=", 100, "x", _per_batch),
     Target("batch assembly", "of the training step, W1", "<=", 1, " %", _share),
-    Target("environment step, 1 stream", "D=128, than the DT window", ">=", 28, "x", _window("dm", 1, 128)),
-    Target("environment step, 1 stream", "D=64, than the DT window", ">=", 50, "x", _window("dmm-dc", 1, 64)),
-    Target("environment step, 1 stream", "D=128, of the floor", "<=", 2, "x", _floor("dm")),
-    Target("environment step, 1 stream", "D=64, of the floor", "<=", 2, "x", _floor("dmm-dc")),
-    Target("environment step, 64 streams", "D=128, than the DT window", ">=", 15, "x", _window("dm", 64, 128)),
-    Target("environment step, 64 streams", "D=64, than the DT window", ">=", 15, "x", _window("dmm-dc", 64, 64)),
+    Target("environment step, 1 stream", "D=128, than the DT window", ">=", 28, "x", _acting("1 stream", 128)),
+    Target("environment step, 1 stream", "D=64, than the DT window", ">=", 50, "x", _acting("1 stream", 64)),
+    Target("environment step, 1 stream", "D=128, of the floor", "<=", 2, "x", _floors(128)),
+    Target("environment step, 1 stream", "D=64, of the floor", "<=", 2, "x", _floors(64)),
+    Target("environment step, 64 streams", "D=128, than the DT window", ">=", 15, "x", _acting("64 streams", 128)),
+    Target("environment step, 64 streams", "D=64, than the DT window", ">=", 15, "x", _acting("64 streams", 64)),
     Target("length", "time per token at 24,000, of that at 24", "<=", 1.5, "x", _lengthening),
     Target("length", "memory per token at 24,000", "<=", 14, " KB",
            lambda rows: rows.value("growth", "kb_per_token", case="L=24000", impl="mamba")),

@@ -36,12 +36,14 @@ from scanrl.kernels import scan_choice
 from scanrl.models.decision import DecisionModel
 from scanrl.nn import MIXERS, Mixer, ModelConfig
 from scanrl.policy import Policy
+from scanrl.types import Context
 
 __all__ = ["CASES", "speed"]
 
 BATCH = 64
 TRAINED = {"dmm-dc": 8, "dm": 20, "dt": 20}  # steps of a window, as in the papers
-ACTED = {"dt, window of 20": ("dt", 20), "dm": ("dm", "recurrent"), "dmm-dc": ("dmm-dc", "recurrent")}
+WINDOW = 20  # steps that a Decision Transformer recomputes
+ACTED = {128: "dm", 64: "dmm-dc"}  # width: the recipe that carries its state
 LENGTHS = {24: 64, 2400: 1}  # tokens: batch
 WIDTH = 128
 REPEATS = 6
@@ -188,17 +190,21 @@ def _require_causal_step(name: str, mixer: Mixer, x: torch.Tensor) -> None:
 
 def _acting(streams: int, limits: dict[str, float]) -> list[dict[str, Any]]:
     """One environment step; the least time is that of its products and exponentials, without the library's calls."""
-    timings, least = {}, {}
-    for label, (name, context) in ACTED.items():
-        model = hopper_model(name, context=20)
-        policy = Policy(model, context=context)  # type: ignore[arg-type]
-        require_equal_acting(policy, streams)
-        steps = 300 if streams == 1 or context == "recurrent" else 30
-        timings[label] = clock_acting(policy, streams, steps)
-        tokens = streams * model.config.period * (1 if context == "recurrent" else context)  # type: ignore[operator]
-        least[label] = work_of(model).acting_ms(tokens, limits)
-    shape = f"{streams} stream" + "s" * (streams > 1)
-    return _held_against(rows_of("environment step", timings, next(iter(ACTED))), least, shape)
+    rows = []
+    for width, recipe in ACTED.items():
+        timings, least = {}, {}
+        window = f"dt, window of {WINDOW}"
+        ways: list[tuple[str, str, Context]] = [(window, "dt", WINDOW), (recipe, recipe, "recurrent")]
+        for label, name, context in ways:
+            model = hopper_model(name, width=width, context=WINDOW)
+            policy = Policy(model, context=context)
+            require_equal_acting(policy, streams)
+            timings[label] = clock_acting(policy, streams, 30 if streams > 1 and label == window else 300)
+            tokens = streams * model.config.period * (WINDOW if label == window else 1)
+            least[label] = work_of(model).acting_ms(tokens, limits)
+        shape = f"{streams} stream{'s' * (streams > 1)}, width {width}"
+        rows += _held_against(rows_of("environment step", timings, window), least, shape)
+    return rows
 
 
 def _batches(limits: dict[str, float]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ TINY: dict[str, Any] = {
     "TRAINED": {"dmm-dc": 2, "dt": 2},
     "LENGTHS": {8: 2, 30: 1},
     "REPEATS": 1,
-    "hopper_model": partial(hopper_model, width=8),
+    "hopper_model": lambda name, **changes: hopper_model(name, **{**changes, "width": 8}),
     "clock_acting": lambda policy, streams, steps: clock_acting(policy, streams, 3),
     "batch_rows": lambda dataset, batch_size, context, repeats: batch_rows(dataset, batch_size, context, 1, 1),
 }
@@ -56,7 +55,7 @@ def test_every_case_gives_rows_and_everything_is_plain(found: dict[str, Any]) ->
         *["scan"] * (3 if scan_choice().impl == "native" else 2),
         *["mixer"] * 4,
         *["training step"] * 2,
-        *["environment step"] * 6,
+        *["environment step"] * 8,
         *["batch assembly"] * 3,
     ]
     for row in found["rows"]:
