@@ -1,22 +1,21 @@
 """Times acting in context: one environment step of one stream with 4,000 steps of history, three layers of width 128.
 
-    python -m benchmarks.in_context [--json] [--threads N] [--steps N] [--context K]
+    python -m benchmarks.in_context [--json] [--threads N] [--repeats N] [--context K]
 
 The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`:
-the whole window through torch's SDPA at every step, some steps of it timed. `cached`: our attention with its sliding
-cache, through `Policy`. `cached in place`: the same on a ring of memory, without the policy's checks, the best we can
-do for attention. `mamba`: the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without
-the policy's checks. `s_per_1000` is for 1,000 environment steps; `ratio` the
-median of `cached in place` over the row's own. Before that, each is compared with its model's training forward, and
-the two caches also with each other after their windows have slid.
+the whole window through torch's SDPA at every step. `cached`: our attention with its sliding cache, through `Policy`.
+`cached in place`: the same on a ring of memory, without the policy's checks, the best we can do for attention. `mamba`:
+the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without the policy's checks.
+`s_per_1000` is for 1,000 environment steps; `ratio` the median of `cached in place` over the row's own. Before that,
+each is compared with its model's training forward, and the two caches also with each other after their windows slid.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,13 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
 from benchmarks.kv_cache import RingTransformer
 from scanrl.bench.equality import require_equal
 from scanrl.bench.models import hopper_model, windows
-from scanrl.bench.timing import Timing, heading, print_rows, rows_of, summary
+from scanrl.bench.timing import heading, measure, print_rows, rows_of
 from scanrl.models.decision import DecisionModel
 from scanrl.policy import Policy
 
 LAYOUTS = {"1 token a step": "s", "3 tokens a step": "Rsa"}
 PATTERNS = {"attention": "(attention mlp)*3", "mamba": "(mamba mlp)*3"}
-WARM = 5
 CHECKED, SLID = 12, 4  # steps of the comparison; context of the one in which windows slide
-RECOMPUTED = 3  # steps that are timed of a transformer that recomputes
 
 
 def model(kind: str, layout: str, context: int) -> DecisionModel:
@@ -105,61 +102,47 @@ def require_equal_acting(layout: str, context: int) -> None:
     require_equal("the cache in place", [play(ring_of(net), seen)], [play(policy_of(net), seen)], 1e-4)
 
 
-def clock(act: Callable[[np.ndarray], Any], steps: int) -> Timing:
-    seen, times = np.zeros(11, np.float32), []
-    for _ in range(WARM + steps):
-        start = time.perf_counter()
-        act(seen)
-        times.append(1e3 * (time.perf_counter() - start))
-    return summary(times[WARM:])
-
-
-def recompute(net: DecisionModel, context: int) -> Timing:
+def recomputed(net: DecisionModel, context: int) -> Callable[[], None]:
     """The transformer over its whole window, then the action at the last observation."""
-    batch, times = windows(1, context), []
-    with torch.inference_mode():
-        for _ in range(1 + RECOMPUTED):
-            start = time.perf_counter()
+    batch = windows(1, context)
+
+    def step() -> None:
+        with torch.inference_mode():
             hidden, _ = net(batch)
             net.tokens.unscale_actions(net.head.act(hidden[:, -1]))
-            times.append(1e3 * (time.perf_counter() - start))
-    return summary(times[1:])
+
+    return step
 
 
-def run(case: str, context: int, steps: int) -> list[dict[str, Any]]:
-    layout = LAYOUTS[case]
+def run(case: str, context: int, repeats: int) -> list[dict[str, Any]]:
+    layout, seen = LAYOUTS[case], np.zeros(11, np.float32)
     require_equal_acting(layout, context)
     attention, mamba = (model(kind, layout, context).eval() for kind in ("attention", "mamba"))
-    timings = {
-        "recomputed": recompute(attention, context),
+    acts = {
         # What the cache costs does not depend on how full it is: it is always as long as the window.
-        "cached": clock(policy_of(attention), steps),
-        "cached in place": clock(ring_of(attention, context * len(layout)), steps),
-        "mamba, torch": clock(torch_step_of(mamba), steps),
-        "mamba": clock(policy_of(mamba), steps),
+        "cached": policy_of(attention),
+        "cached in place": ring_of(attention, context * len(layout)),
+        "mamba, torch": torch_step_of(mamba),
+        "mamba": policy_of(mamba),
     }
-    return rows_of(
-        case,
-        timings,
-        "cached in place",
-        context=context,
-        steps={name: RECOMPUTED if name == "recomputed" else steps for name in timings},
-        s_per_1000={name: t.median_ms for name, t in timings.items()},
-    )
+    ways = {"recomputed": recomputed(attention, context)} | {name: partial(act, seen) for name, act in acts.items()}
+    timings = measure(ways, repeats, turn_s=0.3)
+    seconds = {name: t.median_ms for name, t in timings.items()}  # of 1,000 steps
+    return rows_of(case, timings, "cached in place", context=context, s_per_1000=seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000, help="environment steps of each way but recomputation")
+    parser.add_argument("--repeats", type=int, default=10, help="turns of each way, of a third of a second or one step")
     parser.add_argument("--context", type=int, default=4000, help="environment steps of history")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if not chosen.json:
         print(heading())
     for case in LAYOUTS:
-        print_rows(run(case, chosen.context, chosen.steps), chosen.json)
+        print_rows(run(case, chosen.context, chosen.repeats), chosen.json)
 
 
 if __name__ == "__main__":

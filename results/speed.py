@@ -77,7 +77,7 @@ MEASUREMENTS = {
     ),
     "growth": Measurement("benchmarks.growth", _words("--threads 2"), _words("--threads 1 --repeats 2")),
     "in context": Measurement(
-        "benchmarks.in_context", _words("--threads 1 --steps 1000"), _words("--threads 1 --steps 100")
+        "benchmarks.in_context", _words("--threads 1 --repeats 10"), _words("--threads 1 --repeats 2")
     ),
     "seeds": Measurement("benchmarks.seeds", _words("--threads 2"), _words("--threads 1")),
     "start": Measurement("benchmarks.start", _words("--threads 2"), _words("--threads 1 --repeats 2")),

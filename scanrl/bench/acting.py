@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from scanrl.batch import Batch
 from scanrl.bench.equality import require_equal
-from scanrl.bench.timing import Timing, summary
 from scanrl.policy import Policy
 
-__all__ = ["clock_acting", "require_equal_acting"]
-
-WARM = 10
+__all__ = ["acting_step", "require_equal_acting"]
 
 
 def require_equal_acting(policy: Policy, streams: int, steps: int = 12) -> None:
@@ -40,13 +37,14 @@ def require_equal_acting(policy: Policy, streams: int, steps: int = 12) -> None:
     require_equal(f"acting, context {policy.context}", [batch.actions], [expected], 1e-4)
 
 
-def clock_acting(policy: Policy, streams: int, steps: int) -> Timing:
-    """Time of one `act` of so many streams, over `steps` of them after a few that are not counted."""
+def acting_step(policy: Policy, streams: int, warm: int = 0) -> Callable[[], None]:
+    """A function that makes one environment step of so many streams, `warm` steps into an episode."""
     policy.reset(streams)
     seen, earned = np.zeros((streams, *policy.spec.observation_shape), np.float32), np.ones(streams, np.float32)
-    times = []
-    for _ in range(WARM + steps):
-        start = time.perf_counter()
+
+    def step() -> None:
         policy.act(seen, earned)
-        times.append(1e3 * (time.perf_counter() - start))
-    return summary(times[WARM:])
+
+    for _ in range(warm):
+        step()
+    return step

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from scanrl.batch import Batch
-from scanrl.bench.acting import clock_acting, require_equal_acting
+from scanrl.bench.acting import acting_step, require_equal_acting
 from scanrl.bench.batches import batch_rows, recording
 from scanrl.bench.equality import gradients, require_equal
 from scanrl.bench.limits import measure_limits, table_of
@@ -192,18 +192,18 @@ def _acting(streams: int, limits: dict[str, float]) -> list[dict[str, Any]]:
     """One environment step; the least time is that of its products and exponentials, without the library's calls."""
     rows = []
     for width, recipe in ACTED.items():
-        timings, least = {}, {}
+        steps, least = {}, {}
         window = f"dt, window of {WINDOW}"
         ways: list[tuple[str, str, Context]] = [(window, "dt", WINDOW), (recipe, recipe, "recurrent")]
         for label, name, context in ways:
             model = hopper_model(name, width=width, context=WINDOW)
             policy = Policy(model, context=context)
             require_equal_acting(policy, streams)
-            timings[label] = clock_acting(policy, streams, 30 if streams > 1 and label == window else 300)
+            steps[label] = acting_step(policy, streams, warm=WINDOW)
             tokens = streams * model.config.period * (WINDOW if label == window else 1)
             least[label] = work_of(model).acting_ms(tokens, limits)
         shape = f"{streams} stream{'s' * (streams > 1)}, width {width}"
-        rows += _held_against(rows_of("environment step", timings, window), least, shape)
+        rows += _held_against(rows_of("environment step", measure(steps, REPEATS), window), least, shape)
     return rows
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from scanrl.bench import limits, show, speed
-from scanrl.bench.acting import clock_acting
 from scanrl.bench.batches import batch_rows
 from scanrl.bench.equality import Differs
 from scanrl.bench.models import hopper_model
@@ -27,7 +26,6 @@ TINY: dict[str, Any] = {
     "LENGTHS": {8: 2, 30: 1},
     "REPEATS": 1,
     "hopper_model": lambda name, **changes: hopper_model(name, **{**changes, "width": 8}),
-    "clock_acting": lambda policy, streams, steps: clock_acting(policy, streams, 3),
     "batch_rows": lambda dataset, batch_size, context, repeats: batch_rows(dataset, batch_size, context, 1, 1),
 }
 
