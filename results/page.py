@@ -17,7 +17,7 @@ VARIANTS = ("speed", "speed avx2", "speed portable", "speed reference")
 
 
 def write_page(rows: Sequence[dict[str, Any]], commands: Mapping[str, str]) -> str:
-    """The page; `commands` tells how each benchmark is run."""
+    """The page; `commands` tells how each benchmark is run that has no rows."""
     page = _Page(rows, commands)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     names = ("command", "limits", "machine", "note", "table", "targets", "variants")
@@ -29,7 +29,8 @@ class _Page:
     """What the template asks for; everything is Markdown."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], commands: Mapping[str, str]) -> None:
-        self.rows, self.commands, self.found = rows, commands, Rows(rows)
+        self.rows, self.found = rows, Rows(rows)
+        self.commands = dict(commands) | {row["benchmark"]: row["command"] for row in rows if row.get("case") == "run"}
 
     def command(self, benchmark: str) -> str:
         return f"`{self.commands[benchmark]}`"

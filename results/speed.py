@@ -40,10 +40,10 @@ class Measurement(NamedTuple):
     quick: tuple[str, ...]
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
 
-    def command(self) -> str:
-        """The long run as one would type it."""
+    def command(self, quick: bool = False) -> str:
+        """The run as one would type it."""
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        words = (f"'{word}'" if " " in word else word for word in self.words)
+        words = (f"'{word}'" if " " in word else word for word in (self.quick if quick else self.words))
         return " ".join([*settings, "python -m", self.program, *words])
 
 
@@ -135,13 +135,20 @@ def measure(name: str, quick: bool) -> list[dict[str, Any]]:
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, **measurement.environment}
     done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
     others, spent = meter.read()
-    about = {"benchmark": name, "case": "run", "seconds": round(spent), "load": round(load, 2), "others": others}
+    about = {
+        "benchmark": name,
+        "case": "run",
+        "command": measurement.command(quick),
+        "seconds": round(spent),
+        "load": round(load, 2),
+        "others": others,
+    }
     about["provisional"] = quick or others > BUSY
     for line in done.stderr.splitlines():
         if line.startswith("left out:"):
             print(f"{name}: {line}", file=sys.stderr)
     if done.returncode:
-        problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        problem = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix(f"{sys.executable}: ")
         print(f"{name}: failed, no rows: {problem}", file=sys.stderr, flush=True)
         return [{**about, "failed": problem}]
     rows = [{"benchmark": name, **row} for row in parse(done.stdout)]

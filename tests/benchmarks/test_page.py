@@ -59,7 +59,8 @@ def test_a_ratio_compares_the_same_case() -> None:
 
 
 def run_of(benchmark: str, **facts: object) -> dict[str, object]:
-    return {"benchmark": benchmark, "case": "run", "others": 0.0, "provisional": False, **facts}
+    shown = {"command": f"run {benchmark}", "others": 0.0, "provisional": False}
+    return {"benchmark": benchmark, "case": "run", **shown, **facts}
 
 
 def test_a_page_from_no_rows_tells_what_is_missing() -> None:
@@ -68,6 +69,7 @@ def test_a_page_from_no_rows_tells_what_is_missing() -> None:
     assert "Without rows: " in page
     assert "growth" in page.split("Without rows: ")[1].split("\n")[0]
     assert "`python -m benchmarks.seeds --threads 2`: no rows." in page
+    assert "`run scan`: no rows." in page
     assert "Provisional" not in page
 
 
