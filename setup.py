@@ -8,7 +8,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 CSRC = "scanrl/kernels/csrc"
-HEADERS = ("module", "isa", "kernel", "lanes", "rows", "scan", "scan_kernel", "conv", "conv_kernel", "rate_kernel")
+HEADERS = (
+    *("module", "isa", "kernel", "lanes", "rows"),
+    *("scan", "scan_kernel", "carry_kernel", "conv", "conv_kernel", "rate_kernel"),
+)
 
 
 class BuildKernels(build_ext):

@@ -40,10 +40,12 @@ def check(x: Inputs, axes: str) -> None:
     wide, narrow, state = (*rows, channels), (*rows, x.A.shape[1]), (rows[0], *x.A.shape)
     shapes = (wide, wide, tuple(x.A.shape), narrow, narrow, (channels,), wide, (channels,), state)
     for name, tensor, shape in zip(x._fields, x, shapes, strict=True):
-        if tensor is not None:
+        if tensor is not None and name == "h" and tensor.dtype == torch.float64:  # a state may be, whatever u is
+            _check_form(name, tensor, shape, "u", x.u)
+        elif tensor is not None:
             check_fits(name, tensor, shape, "u", x.u)
     if x.h is not None and x.h.dtype not in WIDE:
-        raise TypeError(f"h: the state is kept in float32, got {x.h.dtype}; convert it with .float()")
+        raise TypeError(f"h: the state is kept in float32 or float64, got {x.h.dtype}; convert it with .float()")
 
 
 def widen(x: Tensor | None) -> Any:
@@ -60,10 +62,14 @@ def check_floating(name: str, x: Any) -> None:
 
 def check_fits(name: str, x: Tensor, shape: tuple[int, ...], first_name: str, first: Tensor) -> None:
     """Raises unless x has the shape, the device of the `first` argument, and float64 if and only if that has it."""
+    _check_form(name, x, shape, first_name, first)
+    if (x.dtype == torch.float64) != (first.dtype == torch.float64):
+        found = f"{first_name} is {first.dtype}, {name} is {x.dtype}"
+        raise TypeError(f"{name}: float64 does not mix with other dtypes: {found}")
+
+
+def _check_form(name: str, x: Tensor, shape: tuple[int, ...], first_name: str, first: Tensor) -> None:
     if tuple(x.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(x.shape)}")
     if x.device != first.device:
         raise ValueError(f"{name}: expected device {first.device} as {first_name}, got {x.device}")
-    if (x.dtype == torch.float64) != (first.dtype == torch.float64):
-        found = f"{first_name} is {first.dtype}, {name} is {x.dtype}"
-        raise TypeError(f"{name}: float64 does not mix with other dtypes: {found}")

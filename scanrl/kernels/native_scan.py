@@ -52,8 +52,16 @@ def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Ten
     last = x.u.new_empty(batch, states, channels)
     checkpoints = x.u.new_empty(batch, -(-length // module.chunk), states, channels) if keep else None
     plan = _plan(x)
-    module.forward(*_integers(x, plan, softplus), y.data_ptr(), last.data_ptr(), address(checkpoints))
+    module.forward(*_integers(x, plan, softplus), y.data_ptr(), last.data_ptr(), address(checkpoints), 0)
     return y, last, checkpoints
+
+
+def _carried(x: Inputs, softplus: bool, h: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B, L, E) and the float64 state (B, E, N) after it, from the state h before."""
+    last = h.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    y = x.u.new_empty(x.u.shape)
+    native.module().forward(*_integers(x, _plan(x), softplus), y.data_ptr(), 0, 0, last.data_ptr())
+    return y, last.transpose(1, 2)
 
 
 class _Gradients(NamedTuple):
@@ -110,8 +118,15 @@ class _Scan(torch.autograd.Function):
 
 
 def scan(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
-    """All tokens of float32 CPU tensors, none of them empty. Returns y (B, L, E) and the last state (B, E, N)."""
+    """All tokens of float32 CPU tensors, none of them empty. Returns y (B, L, E) and the last state (B, E, N).
+
+    A float64 state is carried in two floats, unless a gradient is wanted: then it is float32 on the way.
+    """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x):
-        return _Scan.apply(softplus, *x)  # pyright: ignore[reportReturnType]
+        h = None if x.h is None else x.h.float()
+        y, last = _Scan.apply(softplus, *x._replace(h=h))  # pyright: ignore[reportGeneralTypeIssues]
+        return y, last if x.h is None else last.to(x.h.dtype)
+    if x.h is not None and x.h.dtype == torch.float64:
+        return _carried(_packed(x._replace(h=None)), softplus, x.h)
     y, last, _ = _forward(_packed(x), softplus, keep=False)
     return y, last.transpose(1, 2)

@@ -5,7 +5,8 @@
     y_t     = (C_t . h_t + D u_t) silu(z_t)
 
 `u, dt, z` (B, L, E) channels over time; `A` (E, N) decay rates; `B, C` (B, L, N) what to write and read; `h` (B, E, N)
-state; `D, dt_bias` (E,). N is the number of states per channel. Works in float32 and float64 on any device.
+state; `D, dt_bias` (E,). N is the number of states per channel. Works in float32 and float64 on any device, and with a
+float64 state beside float32 arguments.
 
 Reference: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv 2312.00752.
 B is discretised by Euler's rule, delta_t B_t, as in the authors' code; their equation 4 prints the zero-order hold.
@@ -26,8 +27,10 @@ def step(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
     delta = dt if dt_bias is None else dt + dt_bias
     if softplus:
         delta = F.softplus(delta)
-    h = torch.exp(delta.unsqueeze(-1) * A) * h + (delta * u).unsqueeze(-1) * B.unsqueeze(1)  # (B, E, N)
-    y = (h * C.unsqueeze(1)).sum(-1)  # (B, E)
+    # In the dtype of h: a decay of 1 - 1e-6, rounded to float32, is off by a hundredth of the 1e-6 in every step.
+    decay = torch.exp(delta.to(h.dtype).unsqueeze(-1) * A)
+    h = decay * h + (delta * u).unsqueeze(-1) * B.unsqueeze(1)  # (B, E, N)
+    y = (h.to(u.dtype) * C.unsqueeze(1)).sum(-1)  # (B, E)
     if D is not None:
         y = y + D * u
     if z is not None:

@@ -43,13 +43,16 @@ def selective_scan(
         D: skip weights (E,).
         z: gates (B, L, E); the output is multiplied by silu(z).
         dt_bias: added to dt (E,).
-        h: the state before the first token (B, E, N), float32 (float64 if u is); None is zeros.
+        h: the state before the first token (B, E, N), float32 or, for a state that is carried over many thousand
+            tokens, float64; None is zeros.
         softplus: delta = softplus(dt + dt_bias); without it delta = dt + dt_bias.
         impl: force an implementation; None follows SCANRL_SCAN, then the automatic choice.
 
     Returns:
-        y (B, L, E) in the dtype of u, and the last state (B, E, N), float32 (float64 if u is). Half precision is
-        computed in float32. Gradients, of first order, flow to every argument and from both results.
+        y (B, L, E) in the dtype of u, and the last state (B, E, N) in the dtype of h (without h, float32, or float64
+        if u is). Half precision is computed in float32; only the state is computed in float64 where it is float64
+        (native: in two floats; in float32 where a gradient is wanted). Gradients, of first order, flow to every argument
+        and from both results.
 
     Raises:
         TypeError: an argument is no floating-point tensor or mixes float64 with other dtypes, or h is half precision.

@@ -26,7 +26,7 @@ class MambaState(NamedTuple):
     """State of the inner mixer (inputs it still needs) and of the scan."""
 
     inner: State
-    h: Tensor  # (B, E, N) float32
+    h: Tensor  # (B, E, N); float64 when carried from `initial_state`, float32 without
 
 
 class Mamba(Mixer):
@@ -94,7 +94,9 @@ class Mamba(Mixer):
 
     def initial_state(self, batch: int) -> MambaState:
         inner = () if self.inner is None else self.inner.initial_state(batch)
-        return MambaState(inner, torch.zeros_like(self._A()).repeat(batch, 1, 1))
+        # A carried state may live for a million tokens, in which float32 loses up to a hundredth of it.
+        wide = torch.float32 if self.A_log.device.type == "mps" else torch.float64  # mps has no float64
+        return MambaState(inner, self.A_log.new_zeros(batch, *self.A_log.shape, dtype=wide))
 
     def _A(self) -> Tensor:
         # Never in half precision: the state would forget what it is meant to remember.

@@ -11,6 +11,7 @@ typedef struct {
     int chains;      /* vectors that a round of rate_* computes */
     /* `lanes` channels of one row of the batch over all tokens; of dB, dC and dchannel it sees one part and adds. */
     void (*scan_forward)(const Forward *, int64_t row, int64_t block);
+    void (*scan_carried)(const Forward *, int64_t row, int64_t block); /* where there is `carried` */
     void (*scan_backward)(const Backward *, int64_t row, int64_t block);
     /* Channels e to `end` of one row over all tokens; of dkernel and dbias it sees one part and adds. */
     void (*conv_forward)(const ConvForward *, int64_t row, int64_t e, int64_t end);

@@ -94,29 +94,57 @@ INLINE vec at_most(vec x, float high) {
 /* Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum. */
 #define ROUND 12582912.0f
 
-/* 2^x with relative error 1.5e-7; exactly 1 at 0. It is half of all the work of a scan.
- * 2^f is a polynomial for |f| <= 1/2 (minimax, the constant term fixed to 1), the integer part is the exponent.
- * AVX-512 has instructions for both ends; elsewhere the exponent is added to the bits, and what lies
- * below 2^-126 is 0. */
-INLINE vec exp2_lanes(vec x) {
+/* x minus the nearest integer, 0 for infinity; `whole` is the integer, without AVX-512 still in the low bits of a sum. */
+INLINE vec split(vec x, vec *whole) {
 #if LANES == 16
-    vec f = (vec)_mm512_reduce_ps((__m512)x, 8); /* x - nearest integer, 0 for infinity */
+    vec f = (vec)_mm512_reduce_ps((__m512)x, 8);
+    *whole = x - f;
+    return f;
 #else
-    ivec vanishes = x < -126.0f;
-    x = at_most(x, 127.0f);
-    vec shifted = x + ROUND;
-    vec f = x - (shifted - ROUND);
+    x = at_most(x, 128.0f);
+    *whole = x + ROUND;
+    return x - (*whole - ROUND);
 #endif
+}
+
+/* (2^f - 1) / f for |f| <= 1/2 (minimax, the constant term of 2^f fixed to 1). */
+INLINE vec exp2_slope(vec f) {
     vec p = f * 1.32647273e-3f + 9.67151273e-3f;
     p = p * f + 5.55073374e-2f;
     p = p * f + 2.40222421e-1f;
-    p = p * f + 6.93146978e-1f;
-    p = p * f + 1.0f;
+    return p * f + 6.93146978e-1f;
+}
+
+/* p = 2^f times 2^(x - f). Without AVX-512, what lies below 2^-126 is 0. */
+INLINE vec scale(vec p, vec x, vec whole) {
 #if LANES == 16
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
+    (void)x;
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-    return (vec)(((uvec)p + ((uvec)shifted << 23)) & ~(uvec)vanishes);
+    /* A product and not a sum of bits: NaN must stay NaN, whatever its bits, and too much become infinite. */
+    vec power = (vec)(((uvec)whole << 23) + (uvec)((vec){0} + 1.0f));
+    return (vec)((uvec)(p * power) & ~(uvec)(x < -126.0f));
 #endif
+}
+
+/* 2^x with relative error 1.5e-7; exactly 1 at 0. It is half of all the work of a scan. */
+INLINE vec exp2_lanes(vec x) {
+    vec whole, f = split(x, &whole);
+    return scale(exp2_slope(f) * f + 1.0f, x, whole);
+}
+
+/* state + low becomes 2^x (state + low) + input; `low` is what the last rounding of the state took away.
+ * Plain float32 fails a long memory twice. A decay of 1 - 1e-6 rounds to 1 - 1.01e-6, in every step the same way; so near 1
+ * the state moves by (2^x - 1) state, in which no 1 is added. And the sum rounds, for a constant input always to the
+ * same side; so the rest is kept (Kahan's sum). Further from 1, memory is short and the product exact enough. */
+INLINE void carry(vec *state, vec *low, vec x, vec input) {
+    vec whole, f = split(x, &whole), change = exp2_slope(f) * f, decay = scale(change + 1.0f, x, whole);
+    ivec near = (x > -0.5f) & (x < 0.5f);
+    vec from = (vec)(near & (ivec)*state);
+    vec difference = choose(near, change, decay) * *state + (decay * *low + input);
+    vec sum = from + difference;
+    *low = difference - (sum - from);
+    *state = sum;
 }
 
 /* e^x for x <= 0 with relative error below 2e-7 down to the denormals. Twice per channel and token, so it may take longer:

@@ -92,10 +92,10 @@ static PyObject *isas(PyObject *self, PyObject *unused) {
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 /* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
-#define ABI 3
+#define ABI 4
 
 static PyMethodDef METHODS[] = {
-    {"forward", FAST(scan_forward), "Scan: y, the last state and the checkpoints."},
+    {"forward", FAST(scan_forward), "Scan: y, and the last state and the checkpoints or the carried state."},
     {"backward", FAST(scan_backward), "Scan: all gradients; where there are parts, the first holds the sum."},
     {"conv_forward", FAST(conv_forward), "Convolution: y."},
     {"conv_backward", FAST(conv_backward), "Convolution: all gradients."},

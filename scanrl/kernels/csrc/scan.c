@@ -4,11 +4,13 @@
 
 static void run_forward(const Plan *plan, const Forward *f) {
     int64_t tasks = count_tasks(plan);
+    void (*scan)(const Forward *, int64_t, int64_t) =
+        f->carried ? plan->kernel->scan_carried : plan->kernel->scan_forward;
 #pragma omp parallel for schedule(dynamic) num_threads(plan->threads)
     for (int64_t i = 0; i < tasks; i++) {
         Task t = task(plan, i);
         for (int64_t row = t.row; row < t.last_row; row++)
-            for (int64_t block = t.block; block < t.last_block; block++) plan->kernel->scan_forward(f, row, block);
+            for (int64_t block = t.block; block < t.last_block; block++) scan(f, row, block);
     }
 }
 
@@ -77,6 +79,7 @@ PyObject *scan_forward(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     f.y = address(&from);
     f.h = address(&from);
     f.checkpoints = address(&from);
+    f.carried = (double *)address(&from);
     if (!complete(&from)) return NULL;
     Py_BEGIN_ALLOW_THREADS
     run_forward(&plan, &f);

@@ -25,6 +25,7 @@ typedef struct {
     float *y;           /* (B, L, E) */
     float *h;           /* (B, N, E): the running state, at the end the last one */
     float *checkpoints; /* (B, chunks, N, E): the state before every chunk; NULL: not wanted */
+    double *carried;    /* (B, N, E): the running state instead of h0, h and checkpoints; NULL: those */
 } Forward;
 
 typedef struct {
