@@ -8,6 +8,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 CSRC = "scanrl/kernels/csrc"
+SOURCES = ("native", "scan", "conv", "rate", "portable", "neon", "avx2", "avx512")
 HEADERS = (
     *("module", "isa", "kernel", "lanes", "rows"),
     *("scan", "scan_kernel", "carry_kernel", "conv", "conv_kernel", "rate_kernel"),
@@ -30,7 +31,7 @@ setup(
     ext_modules=[
         Extension(
             "scanrl.kernels._native",
-            sources=[f"{CSRC}/{name}.c" for name in ("native", "scan", "conv", "rate", "portable", "avx2", "avx512")],
+            sources=[f"{CSRC}/{name}.c" for name in SOURCES],
             depends=[f"{CSRC}/{name}.h" for name in HEADERS],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden"],

@@ -24,6 +24,8 @@ typedef struct {
 extern const Kernel scanrl_portable;
 #if defined(__x86_64__)
 extern const Kernel scanrl_avx2, scanrl_avx512;
+#elif defined(__aarch64__)
+extern const Kernel scanrl_neon;
 #endif
 
 #endif

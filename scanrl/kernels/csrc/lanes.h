@@ -1,4 +1,6 @@
-/* Vectors of LANES floats and the few functions of them that the kernels need.
+/* Vectors of LANES floats and the few functions of them that the kernels need. What a compiler makes of vector
+ * arithmetic alone, FMA included, is good; here and there an instruction set has something better, NEON where NEON is
+ * defined.
  *
  * No -ffast-math anywhere: NaN and infinity must come out as they went in.
  */
@@ -6,6 +8,8 @@
 #include <string.h>
 #if LANES > 4
 #include <immintrin.h>
+#elif defined(NEON)
+#include <arm_neon.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -33,6 +37,12 @@ INLINE vec load(const float *p, int lanes) {
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1 << lanes) - 1), p);
 #elif LANES == 8
     return (vec)_mm256_maskload_ps(p, first_lanes(lanes));
+#elif defined(NEON)
+    float32x4_t part = vdupq_n_f32(0);
+    if (lanes & 2) part = vcombine_f32(vld1_f32(p), vdup_n_f32(0));
+    if (lanes == 1) part = vld1q_lane_f32(p, part, 0);
+    if (lanes == 3) part = vld1q_lane_f32(p + 2, part, 2);
+    return (vec)part;
 #else
     vec part = {0};
     for (int i = 0; i < lanes; i++) part[i] = p[i];
@@ -49,6 +59,10 @@ INLINE void store(float *p, vec v, int lanes) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1 << lanes) - 1), (__m512)v);
 #elif LANES == 8
     _mm256_maskstore_ps(p, first_lanes(lanes), (__m256)v);
+#elif defined(NEON)
+    if (lanes & 2) vst1_f32(p, vget_low_f32((float32x4_t)v));
+    if (lanes == 1) vst1q_lane_f32(p, (float32x4_t)v, 0);
+    if (lanes == 3) vst1q_lane_f32(p + 2, (float32x4_t)v, 2);
 #else
     for (int i = 0; i < lanes; i++) p[i] = v[i];
 #endif
@@ -66,7 +80,13 @@ INLINE void store_ahead(float *p, vec v, int lanes) {
 }
 
 /* mask ? a : b, lane by lane; a comparison gives the mask. */
-INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec choose(ivec mask, vec a, vec b) {
+#if defined(NEON)
+    return (vec)vbslq_f32((uint32x4_t)mask, (float32x4_t)a, (float32x4_t)b);
+#else
+    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+#endif
+}
 
 /* Limits that let NaN through. */
 INLINE vec at_least(vec x, float low) {
@@ -74,6 +94,8 @@ INLINE vec at_least(vec x, float low) {
     return (vec)_mm512_max_ps(_mm512_set1_ps(low), (__m512)x);
 #elif LANES == 8
     return (vec)_mm256_max_ps(_mm256_set1_ps(low), (__m256)x);
+#elif defined(NEON)
+    return (vec)vmaxq_f32((float32x4_t)x, vdupq_n_f32(low));
 #else
     vec limit = (vec){0} + low;
     return choose(x < limit, limit, x);
@@ -85,6 +107,8 @@ INLINE vec at_most(vec x, float high) {
     return (vec)_mm512_min_ps(_mm512_set1_ps(high), (__m512)x);
 #elif LANES == 8
     return (vec)_mm256_min_ps(_mm256_set1_ps(high), (__m256)x);
+#elif defined(NEON)
+    return (vec)vminq_f32((float32x4_t)x, vdupq_n_f32(high));
 #else
     vec limit = (vec){0} + high;
     return choose(x > limit, limit, x);
@@ -196,6 +220,9 @@ INLINE quad sums4(vec a, vec b, vec c, vec d) {
     __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
     __m256 all = _mm256_hadd_ps(ab, cd);
     return (quad)_mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+#elif defined(NEON)
+    float32x4_t ab = vpaddq_f32((float32x4_t)a, (float32x4_t)b), cd = vpaddq_f32((float32x4_t)c, (float32x4_t)d);
+    return (quad)vpaddq_f32(ab, cd);
 #else
     quad r;
     for (int i = 0; i < 4; i++) {

@@ -14,6 +14,8 @@ static const Kernel *const KERNELS[] = {
 #if defined(__x86_64__)
     &scanrl_avx512,
     &scanrl_avx2,
+#elif defined(__aarch64__)
+    &scanrl_neon,
 #endif
     &scanrl_portable,
 };
@@ -26,6 +28,8 @@ static int runs_here(const Kernel *kernel) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
     if (kernel == &scanrl_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#elif defined(__aarch64__)
+    if (kernel == &scanrl_neon) return 1; /* part of the architecture */
 #endif
     return kernel == &scanrl_portable;
 }
