@@ -32,7 +32,7 @@ static const char *const NAMES[WAYS] = {"float", "change", "two", "mixed", "doub
 static const float LOG2E = 1.44269504f;
 
 INLINE vec shrink(vec x) {
-    vec whole, f = split(x, &whole), change = exp2_slope(f) * f, decay = scale(change + 1.0f, x, whole);
+    vec whole, f = split(x, &whole), change = exp2_slope(f) * f, decay = scale(change + 1.0f, whole);
     return choose((x > -0.5f) & (x < 0.5f), change, decay - 1.0f);
 }
 

@@ -125,7 +125,7 @@ INLINE vec split(vec x, vec *whole) {
     *whole = x - f;
     return f;
 #else
-    x = at_most(x, 128.0f);
+    x = at_most(at_least(x, -127.0f), 128.0f);
     *whole = x + ROUND;
     return x - (*whole - ROUND);
 #endif
@@ -139,22 +139,20 @@ INLINE vec exp2_slope(vec f) {
     return p * f + 6.93146978e-1f;
 }
 
-/* p = 2^f times 2^(x - f). Without AVX-512, what lies below 2^-126 is 0. */
-INLINE vec scale(vec p, vec x, vec whole) {
+/* p times 2^whole. Without AVX-512 nothing but 0 lies below 2^-127. */
+INLINE vec scale(vec p, vec whole) {
 #if LANES == 16
-    (void)x;
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
     /* A product and not a sum of bits: NaN must stay NaN, whatever its bits, and too much become infinite. */
-    vec power = (vec)(((uvec)whole << 23) + (uvec)((vec){0} + 1.0f));
-    return (vec)((uvec)(p * power) & ~(uvec)(x < -126.0f));
+    return p * (vec)(((uvec)whole << 23) + (uvec)((vec){0} + 1.0f));
 #endif
 }
 
 /* 2^x with relative error 1.5e-7; exactly 1 at 0. It is half of all the work of a scan. */
 INLINE vec exp2_lanes(vec x) {
     vec whole, f = split(x, &whole);
-    return scale(exp2_slope(f) * f + 1.0f, x, whole);
+    return scale(exp2_slope(f) * f + 1.0f, whole);
 }
 
 /* state + low becomes 2^x (state + low) + input; `low` is what the last rounding of the state took away.
@@ -162,7 +160,7 @@ INLINE vec exp2_lanes(vec x) {
  * the state moves by (2^x - 1) state, in which no 1 is added. And the sum rounds, for a constant input always to the
  * same side; so the rest is kept (Kahan's sum). Further from 1, memory is short and the product exact enough. */
 INLINE void carry(vec *state, vec *low, vec x, vec input) {
-    vec whole, f = split(x, &whole), change = exp2_slope(f) * f, decay = scale(change + 1.0f, x, whole);
+    vec whole, f = split(x, &whole), change = exp2_slope(f) * f, decay = scale(change + 1.0f, whole);
     ivec near = (x > -0.5f) & (x < 0.5f);
     vec from = (vec)(near & (ivec)*state);
     vec difference = choose(near, change, decay) * *state + (decay * *low + input);
