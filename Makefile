@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-slow check fmt lint types bench wheel-test clean
+.PHONY: demo test test-slow check fmt lint types bench wheel-test sanitize kernel-test neon-test clean
 
 demo: $(READY)
 	$(BIN)/scanrl demo
@@ -41,6 +41,17 @@ bench: $(READY)
 # What a user gets: the wheel, installed elsewhere, without the source tree; and once more without a compiler.
 wheel-test: $(READY)
 	$(BIN)/python tools/wheel_test.py --torch '$(TORCH)'
+
+# The kernel tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(READY)
+	$(BIN)/python tools/sanitize.py
+
+# The C kernels without Python: this machine's instruction sets, and NEON, through an emulator where there is no ARM.
+kernel-test:
+	$(PYTHON) tools/kernel_test.py
+
+neon-test:
+	$(PYTHON) tools/kernel_test.py --arm
 
 # Editable, with the C extension compiled in place where there is a compiler. torch comes first, pinned: left to itself
 # pip would take the newest build with gigabytes of CUDA.

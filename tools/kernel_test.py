@@ -26,7 +26,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "scanrl/kernels/csrc"
-BUILDS = [CSRC / f"{name}.c" for name in ("portable", "neon", "avx2", "avx512")]  # empty elsewhere than where they belong
+BUILDS = [
+    CSRC / f"{name}.c" for name in ("portable", "neon", "avx2", "avx512")
+]  # empty elsewhere than where they belong
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-psabi", f"-I{CSRC}"]
 UNDEFINED = ["-O1", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
 LEAST_FMLA = 100

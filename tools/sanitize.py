@@ -33,7 +33,9 @@ def main() -> int:
             shutil.copy(ROOT / part, folder)
         settings = {**os.environ, "CC": compiler, "CFLAGS": FLAGS, "LDFLAGS": FLAGS}
         settings.pop("PYTHONPATH", None)
-        subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, env=settings, check=True)
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, env=settings, check=True
+        )
         if not list(folder.glob("scanrl/kernels/_native*")):
             sys.exit("sanitize: the extension was not built; is there a compiler with -fsanitize=address,undefined?")
         settings = {

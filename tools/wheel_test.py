@@ -49,6 +49,10 @@ with warnings.catch_warnings(record=True) as heard:
 assert actions.shape == (4, 3) and np.isfinite(actions).all(), actions
 from pathlib import Path
 assert "site-packages" in scanrl.__file__, scanrl.__file__
+maps = Path("/proc/self/maps")
+loaded = {line.split("/")[-1] for line in maps.read_text().splitlines() if "/" in line} if maps.exists() else set()
+runtimes = {name for name in loaded if name.startswith(("libgomp", "libomp", "libiomp"))}
+assert len(runtimes) <= 1, f"expected one OpenMP runtime in the process, got {runtimes}"
 print(len([w for w in heard if "selective_scan" in str(w.message)]))
 """
 

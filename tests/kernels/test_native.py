@@ -228,11 +228,14 @@ def test_an_instruction_set_that_is_not_there_is_refused_by_name():
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_one_openmp_runtime_is_loaded():
+    # torch's own threads and those of the extension, so that whatever either of them loads late is there.
     code = """
 import torch
 from scanrl.kernels import selective_scan
-x = torch.randn(8, 64, 64)
-selective_scan(x, x, -torch.ones(64, 64), x, x, impl="native")
+torch.set_num_threads(2)
+torch.randn(300, 300) @ torch.randn(300, 300).exp()
+x = torch.randn(8, 64, 64, requires_grad=True)
+selective_scan(x, x, -torch.ones(64, 64), x, x, impl="native")[0].sum().backward()
 print(*{line.split()[-1] for line in open("/proc/self/maps")}, sep="\\n")
 """
     run = child(code)
