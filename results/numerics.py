@@ -3,9 +3,9 @@
     python results/numerics.py run      # some minutes; writes results/numerics.jsonl
     python results/numerics.py table    # what docs/numerics.md shows
 
-The error of a state is the norm of the difference to float64 over the norm of the truth, both over 16 streams that share
-a decay: so a short memory cannot hide behind a long one. The error of an output or a gradient is its largest difference
-over the largest entry of the truth. float64 computes from the same float32 arguments.
+The error of a state is the norm of the difference to float64 over the norm of the truth, both over 16 streams that
+share a decay: so a short memory cannot hide behind a long one. The error of an output or a gradient is its largest
+difference over the largest entry of the truth. float64 computes from the same float32 arguments.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python tools/kernel_test.py          # this machine's instruction sets
     python tools/kernel_test.py --arm    # NEON: natively on ARM, else cross-compiled and run by qemu
 
-The test itself is `kernel_test.c`. Every array in it ends at a page that may not be touched, so reading or writing beyond
-an end is noticed, also in vectors of which only a part is wanted. A second build traps undefined behaviour. Where the cross
-compiler or the emulator is missing, says so and succeeds:
+The test itself is `kernel_test.c`. Every array in it ends at a page that may not be touched, so reading or writing
+beyond an end is noticed, also in vectors of which only a part is wanted. A second build traps undefined behaviour.
+Where the cross compiler or the emulator is missing, says so and succeeds:
 
     apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 

@@ -2,9 +2,9 @@
 
     python tools/sanitize.py [PYTEST ARGUMENTS]     # tests/kernels by default
 
-Copies the package and the tests into a temporary folder, builds the extension there and runs the tests with the sanitizer's
-runtime loaded first. A bad access or undefined behaviour ends the run with a report. Needs gcc or clang with their
-sanitizers; Linux.
+Copies the package and the tests into a temporary folder, builds the extension there and runs the tests with the
+sanitizer's runtime loaded first. A bad access or undefined behaviour ends the run with a report. Needs Linux and gcc
+with its sanitizers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
     compiler = os.environ.get("CC", "gcc")
     with tempfile.TemporaryDirectory(prefix="scanrl-sanitize-") as name:
         folder = Path(name)
-        for part in ("scanrl", "tests"):
+        for part in ("scanrl", "tests", "results"):
             shutil.copytree(ROOT / part, folder / part, ignore=LEAVE_OUT)
         for part in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / part, folder)

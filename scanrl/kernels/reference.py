@@ -24,6 +24,7 @@ __all__ = ["scan", "step"]
 def step(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
     """One token, x without the axis L. Returns y (B, E) and the new state (B, E, N)."""
     u, dt, A, B, C, D, z, dt_bias, h = x
+    assert h is not None
     delta = dt if dt_bias is None else dt + dt_bias
     if softplus:
         delta = F.softplus(delta)

@@ -51,8 +51,8 @@ def selective_scan(
     Returns:
         y (B, L, E) in the dtype of u, and the last state (B, E, N) in the dtype of h (without h, float32, or float64
         if u is). Half precision is computed in float32; only the state is computed in float64 where it is float64
-        (native: in two floats; in float32 where a gradient is wanted). Gradients, of first order, flow to every argument
-        and from both results.
+        (native: in two floats; in float32 where a gradient is wanted). Gradients, of first order, flow to every
+        argument and from both results.
 
     Raises:
         TypeError: an argument is no floating-point tensor or mixes float64 with other dtypes, or h is half precision.

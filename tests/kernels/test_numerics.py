@@ -1,4 +1,4 @@
-"""How exact the scan and the carried state are, measured by results/numerics.py and held to the goals of docs/numerics.md."""
+"""The scan and the carried state, measured by results/numerics.py, within the goals of docs/numerics.md."""
 
 import importlib.util
 import sys
