@@ -1,9 +1,10 @@
-"""The causal depthwise convolution with one kernel per place in the step: one function, two implementations.
+"""The causal depthwise convolution with one kernel per place in the step: one function, three implementations.
 
     y_t = b^m + sum_i k^m_i x_{t-w+1+i},    m = (place + t) mod M
 
 `B` batch, `L` tokens, `D` channels, `w` window in tokens, `M` places in the step. `reference` (torch, any device, also
-float64) is the definition; `native` (C, float32 on the CPU) is the fast one; `choice.py` says which of them runs.
+float64) is the definition; `native` (C, float32 on the CPU) and `gpu` (Triton, on CUDA) are the fast ones; `choice.py`
+says which of them runs.
 """
 
 import torch
@@ -47,8 +48,13 @@ def causal_conv(
     Reference: Kim et al., "Decision ConvFormer", 2024, section 4.2, https://arxiv.org/abs/2310.03022.
     """
     _check(x, kernel, bias, past, place)
+    chosen = choose("x", x, impl) if x.numel() else "reference"  # which says what nothing gives
+    if chosen == "gpu":
+        from scanrl.kernels import gpu_conv  # triton comes with the first tensor that wants it
+
+        return gpu_conv.conv(x, kernel, bias, past, place)
     arguments = widen(x), widen(kernel), widen(bias), widen(past), place
-    if choose("x", x, impl) == "native" and x.numel():  # the definition says what nothing gives
+    if chosen == "native":
         return native_conv.conv(*arguments).to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         return _reference(*arguments).to(x.dtype)

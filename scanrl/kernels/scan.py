@@ -5,7 +5,8 @@
     y_t     = (C_t . h_t + D u_t) silu(z_t)
 
 `B` batch, `L` tokens, `E` channels, `N` states per channel. `reference` (torch, any device, also float64) is the
-definition; `native` (C, float32 on the CPU) is the fast one; `choice.py` says which of them runs.
+definition; `native` (C, float32 on the CPU) and `gpu` (Triton, on CUDA) are the fast ones; `choice.py` says which of
+them runs.
 """
 
 import torch
@@ -64,8 +65,13 @@ def selective_scan(
     """
     x = Inputs(u, dt, A, B, C, D, z, dt_bias, h)
     check(x, "BLE")
+    chosen = choose("u", u, impl) if u.numel() and A.numel() else "reference"  # which says what nothing gives
+    if chosen == "gpu":
+        from scanrl.kernels import gpu_scan  # triton comes with the first tensor that wants it
+
+        return gpu_scan.scan(x, softplus)
     x = Inputs(*map(widen, x))
-    if choose("u", u, impl) == "native" and u.numel() and A.numel():  # the definition says what nothing gives
+    if chosen == "native":
         y, last = native_scan.scan(x, softplus)
     else:
         with torch.autocast(u.device.type, enabled=False):

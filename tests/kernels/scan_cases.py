@@ -37,7 +37,7 @@ def outputs_and_gradients(arguments: dict, dtype=torch.float32, *, use=("y", "la
     y, last = selective_scan(**leaves, **options)
     generator = torch.Generator().manual_seed(7)
     weights = {"y": torch.randn(y.shape, generator=generator), "last": torch.randn(last.shape, generator=generator)}
-    loss = sum(({"y": y, "last": last}[name] * weights[name].to(dtype)).sum() for name in use)
+    loss = sum((x * weights[name].to(x)).sum() for name, x in {"y": y, "last": last}.items() if name in use)
     present = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     gradients = torch.autograd.grad(loss, list(present.values()), allow_unused=True, materialize_grads=True)
     return {"y": y.detach(), "last": last.detach(), **{f"d{n}": g for n, g in zip(present, gradients, strict=True)}}

@@ -1,0 +1,60 @@
+"""Compiles every Triton kernel for a CUDA device that need not be there and prints its name.
+
+    python gpu_compile.py 90 fp32  # compute capability, dtype of the inputs
+
+The scan's states must stay in the layout they are computed in: a conversion per token would cost more than the scan.
+"""
+
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from scanrl.kernels import gpu_conv_kernels as conv
+from scanrl.kernels import gpu_scan_kernels as scan
+
+SCAN = {"N": 16, "BLOCK": 16, "CHUNK": 8, "SOFTPLUS": True}
+CONV = {"WINDOW": 6, "T": 16, "D": 32}
+HALF = ("u", "dt", "B", "C", "z", "y", "x", "dy", "du", "ddt", "dz", "dx", "past", "dpast")  # where the inputs are
+NUMBERS = ("length", "channels", "states", "segment", "segments", "rows", "width", "places", "batch", "each")
+KERNELS = {
+    "forward": (scan.forward, {**SCAN, "sums": None}),
+    "local": (scan.forward, {**SCAN, "start": None, "y": None, "checkpoints": None}),
+    "carry": (scan.carry, {**SCAN, "REVERSE": True}),
+    "local_backward": (scan.local_backward, SCAN),
+    "backward": (scan.backward, SCAN),
+    "conv": (conv.forward, CONV),
+    "inputs": (conv.backward_inputs, CONV),
+    "weights": (conv.backward_weights, CONV),
+}
+
+
+def compiled(kernel: triton.JITFunction, constants: dict, capability: int, kind: str):
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in NUMBERS or name[-1].isdigit():
+            signature[name] = "i32"
+        else:
+            signature[name] = "*i64" if name == "place" else f"*{kind if name in HALF else 'fp32'}"
+    fixed = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
+    # Addresses of whole tensors are multiples of 16, as the launcher finds out by itself.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
+    source = ASTSource(kernel, signature, fixed, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 1})
+
+
+def main() -> None:
+    for name, (kernel, constants) in KERNELS.items():
+        code = compiled(kernel, constants, int(sys.argv[1]), sys.argv[2]).asm
+        assert len(code["cubin"]) > 1000
+        conversions = [line for line in code["ttgir"].splitlines() if "ttg.convert_layout" in line]
+        states = [line for line in conversions if "tensor<16x16xf32" in line]
+        assert kernel.__module__ == conv.__name__ or not states, f"{name}: {states[0]}"
+        print(name)
+
+
+if __name__ == "__main__":
+    main()
