@@ -55,8 +55,8 @@ def backward_inputs(
     WINDOW: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """A tile of one row of the gradients of the past and, behind it, of x."""
-    row, t, d = _tile(length + WINDOW - 1, T, D)
-    s = t - (WINDOW - 1)
+    row, tile, d = _tile(length + WINDOW - 1, T, D)
+    s = tile - (WINDOW - 1)
     in_d, first = (d < width)[None, :], _place_of(place, row, places)
     out = tl.zeros([T, D], tl.float32)
     for i in range(WINDOW):

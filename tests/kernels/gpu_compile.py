@@ -18,6 +18,8 @@ SCAN = {"N": 16, "BLOCK": 16, "CHUNK": 8, "SOFTPLUS": True}
 CONV = {"WINDOW": 6, "T": 16, "D": 32}
 HALF = ("u", "dt", "B", "C", "z", "y", "x", "dy", "du", "ddt", "dz", "dx", "past", "dpast")  # where the inputs are
 NUMBERS = ("length", "channels", "states", "segment", "segments", "rows", "width", "places", "batch", "each")
+MISSING = dict.fromkeys(("D", "z", "bias", "start", "dlast", "dz"))
+NO_PAST = dict.fromkeys(("past", "place", "dpast"))
 KERNELS = {
     "forward": (scan.forward, {**SCAN, "sums": None}),
     "local": (scan.forward, {**SCAN, "start": None, "y": None, "checkpoints": None}),
@@ -27,6 +29,13 @@ KERNELS = {
     "conv": (conv.forward, CONV),
     "inputs": (conv.backward_inputs, CONV),
     "weights": (conv.backward_weights, CONV),
+    "bare_forward": (scan.forward, {**SCAN, **MISSING, "sums": None, "checkpoints": None, "SOFTPLUS": False}),
+    "bare_carry": (scan.carry, {**SCAN, **MISSING, "REVERSE": False}),
+    "bare_local_backward": (scan.local_backward, {**SCAN, **MISSING}),
+    "bare_backward": (scan.backward, {**SCAN, **MISSING, "SOFTPLUS": False}),
+    "bare_conv": (conv.forward, {**CONV, **NO_PAST}),
+    "bare_inputs": (conv.backward_inputs, {**CONV, **NO_PAST}),
+    "bare_weights": (conv.backward_weights, {**CONV, **NO_PAST}),
 }
 
 
