@@ -13,7 +13,7 @@ from scanrl.nn.mamba import Mamba
 from scanrl.settings import TrainConfig
 from scanrl.types import CorruptFile
 
-__all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors"]
+__all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors", "set_learning_rate"]
 
 
 def adamw(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
@@ -23,7 +23,21 @@ def adamw(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
         {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+    rate: float | Tensor = settings.learning_rate
+    cuda = torch.device(settings.device).type == "cuda"
+    if cuda:
+        # In a recorded update (see `scanrl.graphs`) a number would stay what it was; a tensor can be filled anew.
+        rate = torch.tensor(rate, dtype=torch.float32, device=settings.device)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True, capturable=cuda)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The step size of the next update, of all groups."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(step: int, settings: TrainConfig) -> float:

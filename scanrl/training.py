@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from scanrl import randomness
+from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.evaluation import evaluate, library_versions
+from scanrl.graphs import CudaGraph, Replayed, graphs_wanted
 from scanrl.models.decision import DecisionModel
-from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
+from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
 from scanrl.policy import Policy
 from scanrl.preflight import bounded, check_machine, warn_of_short_table
 from scanrl.run import Metrics, Run, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
@@ -131,7 +135,7 @@ def time_update(
     """Seconds of one update of this run on this machine: the median of a few by `clock`; nothing is kept."""
     trainer = _Trainer(Run(Path(), config), dataset, _new_model(config, dataset), False)
     times = []
-    with torch.random.fork_rng(devices=[]):
+    with randomness.forked(config.train.device):
         for _ in range(updates):
             began = clock()
             trainer._update()
@@ -153,7 +157,10 @@ class _Trainer:
         context = run.config.model.context
         self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
         self.optimizer = adamw(self.model, self.settings)
-        self.random = torch.Generator().manual_seed(self.settings.seed).get_state()  # as the last update left it
+        self.random = randomness.seeded(self.settings.seed, self.settings.device)  # as the last update left it
+        device = torch.device(self.settings.device)
+        wanted = graphs_wanted(device)
+        self._replayed = Replayed(self._learn, "the training update", CudaGraph(device), device) if wanted else None
         self.step = self.saved = 0
         self.stop: list[int] = []
 
@@ -164,10 +171,10 @@ class _Trainer:
             raise DataError(f"{self.run.config.data}: fingerprint: expected {str(recorded)[:12]}…, got {found[:12]}…")
         if checkpoint.config != self.run.config.model:
             raise DataError(f"{self.run.path / 'config.yaml'}: model: expected the checkpoint's, got another network")
-        _check_resumable(checkpoint)
+        _check_resumable(checkpoint, self.settings.device)
         self.model.load_state_dict(checkpoint.model().state_dict())
         load_optimizer(self.optimizer, self.model, checkpoint)
-        self.random = checkpoint.optimizer["random"]
+        self.random = {name: checkpoint.optimizer[name] for name in randomness.names(self.settings.device)}
         try:
             self.sampler.load_state_dict(checkpoint.progress["sampler"])
         except ValueError as error:
@@ -182,11 +189,11 @@ class _Trainer:
         pace = _Pace(self.step)
         with (
             closing(Metrics(run.path, self.step, settings.tensorboard)) as metrics,
-            torch.random.fork_rng(devices=[]),
+            randomness.forked(settings.device),
             stop_signals(self.stop),
             bar,
         ):
-            torch.set_rng_state(self.random)
+            randomness.restore(self.random, settings.device)
             self._look(metrics, validate_every, bar)
             while self.step < settings.steps:
                 loss, norm = self._update()
@@ -209,23 +216,38 @@ class _Trainer:
 
     def _update(self) -> tuple[float, float]:
         """One optimiser step; the loss before it and the gradient's norm before clipping."""
-        batch = self.sampler.sample().to(self.settings.device)
-        loss = self.model.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        value, size = float(loss.detach()), float(norm)
+        batch = self.sampler.sample()
+        rate = learning_rate(self.step, self.settings)
+        if self._replayed is None:
+            loss, norm = self._gradients(batch.to(self.settings.device))
+        else:
+            set_learning_rate(self.optimizer, rate)
+            loss, norm = self._replayed(*batch)
+        value, size = torch.stack([loss, norm]).tolist()  # one wait for the device
         if not (math.isfinite(value) and math.isfinite(size)):
             problem = f"loss {value}, gradient norm {size}"
             raise Diverged(
                 f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
-        self.optimizer.step()
+        if self._replayed is None:
+            set_learning_rate(self.optimizer, rate)
+            self.optimizer.step()
         self.step += 1
-        self.random = torch.get_rng_state()
+        self.random = randomness.states(self.settings.device)
         return value, size
+
+    def _gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Clipped gradients in the parameters; the loss, and the norm before clipping."""
+        loss = self.model.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach(), torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+
+    def _learn(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        """A whole update as it is recorded. It cannot stop half way, so that a loss that is not finite shows after."""
+        loss, norm = self._gradients(Batch(*columns))
+        self.optimizer.step()
+        return loss, norm
 
     def _look(self, metrics: Metrics, validate_every: int, bar: TrainingBar) -> None:
         """Validation and evaluation, where due and not recorded yet (a run may have been stopped in between)."""
@@ -239,7 +261,7 @@ class _Trainer:
         if due and run.env is not None and (step, "eval/return_mean") not in metrics.recorded:
             bar.note("evaluating")
             # An environment may draw from torch's global generator; neither updates nor checkpoints may notice.
-            with torch.random.fork_rng(devices=[]):
+            with randomness.forked(settings.device):
                 metrics.write(step, self._evaluate(run.env))
 
     def _validation_loss(self, held_out: Dataset) -> float:
@@ -280,7 +302,7 @@ class _Trainer:
             "env": self.run.config.env,
             "versions": library_versions(),
         }
-        tensors = {**optimizer_tensors(self.optimizer, self.model), "random": self.random}
+        tensors = {**optimizer_tensors(self.optimizer, self.model), **self.random}
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
         )
@@ -301,11 +323,11 @@ def _absolute(uri: str) -> str:
     return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
 
 
-def _check_resumable(checkpoint: Checkpoint) -> None:
+def _check_resumable(checkpoint: Checkpoint, device: str) -> None:
     """A run must not go on with half of its state: it would differ, silently, from one that was not interrupted."""
     there = {
         "optimizer": any(name.startswith("exp_avg/") for name in checkpoint.optimizer),
-        "random": "random" in checkpoint.optimizer,
+        "random": all(name in checkpoint.optimizer for name in randomness.names(device)),
         "sampler": "sampler" in checkpoint.progress,
     }
     missing = [name for name, found in there.items() if not found]

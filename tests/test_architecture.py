@@ -34,7 +34,8 @@ LAYERS: list[set[str]] = [
     {"models", "data", "envs"},
     {"nn"},
     {"kernels"},
-    {"arguments", "batch", "config", "console", "failures", "folder", "intervals", "signals", "stats"},
+    {"arguments", "batch", "config", "console", "failures", "folder"},
+    {"graphs", "intervals", "randomness", "signals", "stats"},
     {"types"},
 ]
 

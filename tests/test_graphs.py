@@ -1,0 +1,254 @@
+"""Recorded functions: their logic on the CPU, with the graph replaced by direct calls, and on a CUDA device."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from scanrl import randomness, training
+from scanrl.checkpoint import load_checkpoint
+from scanrl.graphs import WARM_UP, CudaGraph, Replayed, graphs_wanted
+from scanrl.training import Diverged, resume, train
+from tests.conftest import make_dataset
+
+cuda = pytest.mark.gpu
+SMALL = {
+    "model.width": 16,
+    "model.pattern": "modal_conv mamba mlp",
+    "model.context": 4,
+    "model.state_size": 4,
+    "model.dropout": 0.1,
+    "train.batch_size": 4,
+    "train.checkpoint_every": 7,
+    "train.log_every": 1,
+}
+
+
+class DirectCalls:
+    """A graph in which replaying is calling; it obeys the rules of a real one."""
+
+    made: list["DirectCalls"] = []  # noqa: RUF012
+
+    def __init__(self, device=None) -> None:
+        self.log: list[str] = []
+        self.made.append(self)
+
+    def warm_up(self, function):
+        self.log.append("warm up")
+        self.like = function()
+        return self.like
+
+    def record(self, function):
+        self.log.append("record")
+        self.function = function
+        self.outputs = tuple(torch.full_like(x, torch.nan) if x.is_floating_point() else x.clone() for x in self.like)
+        return self.outputs
+
+    def replay(self):
+        self.log.append("replay")
+        for place, value in zip(self.outputs, self.function(), strict=True):
+            place.copy_(value)
+
+
+class Broken(DirectCalls):
+    def record(self, function):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def counter(device="cpu"):
+    """A function with a state, as an optimiser has."""
+    total = torch.zeros(3, device=device)
+
+    def add(x: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+        total.add_(x.sum(0) * times)
+        return (total.clone(), times + 1)
+
+    return add
+
+
+def calls(function, count=8) -> list[list[Tensor]]:
+    """Results for arguments that differ each time and are views and of several dtypes."""
+    found = []
+    for i in range(count):
+        x = torch.randn(3, 4, generator=torch.Generator().manual_seed(i)).T
+        found.append([y.cpu().clone() for y in function(x, torch.tensor(i))])
+    return found
+
+
+def test_warmed_up_recorded_and_replayed_a_function_gives_the_same():
+    graph = DirectCalls()
+    found = calls(Replayed(counter(), "adding", graph, "cpu"))
+    assert graph.log == ["warm up"] * WARM_UP + ["record"] + ["replay"] * (8 - WARM_UP)
+    for a, b in zip(found, calls(counter()), strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+def test_arguments_of_other_shapes_run_eagerly_and_on_the_same_state():
+    replayed, eager = Replayed(counter(), "adding", DirectCalls(), "cpu"), counter()
+    for rows in (2, 2, 2, 2, 5, 2, 1):
+        arguments = torch.ones(rows, 3), torch.tensor(2)
+        assert all(map(torch.equal, replayed(*arguments), eager(*arguments)))
+
+
+def test_what_cannot_be_recorded_runs_eagerly_with_one_warning():
+    replayed = Replayed(counter(), "adding", Broken(), "cpu")
+    with pytest.warns(RuntimeWarning, match=r"^adding: it cannot be recorded .*: operation not permitted [a-z ]* \(SC"):
+        found = calls(replayed, count=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replayed.recorded is False
+        replayed(torch.zeros(4, 3), torch.tensor(0))
+    for a, b in zip(found, calls(counter(), count=5), strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+def test_arguments_keep_their_values_whatever_their_dtype():
+    given = (torch.tensor([True, False, True]), torch.rand(3, dtype=torch.float64), torch.arange(5), torch.ones(0, 2))
+    replayed = Replayed(lambda *x: tuple(y.clone() for y in x), "copying", DirectCalls(), "cpu")
+    for _ in range(WARM_UP + 2):
+        assert all(map(torch.equal, replayed(*given), given))
+
+
+def test_the_environment_keeps_everything_eager(monkeypatch):
+    monkeypatch.delenv("SCANRL_GRAPHS", raising=False)
+    assert graphs_wanted("cuda:1")
+    assert not graphs_wanted("cpu")
+    monkeypatch.setenv("SCANRL_GRAPHS", "off")
+    assert not graphs_wanted("cuda")
+    monkeypatch.setenv("SCANRL_GRAPHS", "no")
+    with pytest.raises(ValueError, match=r"SCANRL_GRAPHS: expected on or off, got 'no'"):
+        graphs_wanted("cuda")
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """Training goes through `Replayed` on the CPU."""
+    monkeypatch.setattr(training, "graphs_wanted", lambda device: True)
+    monkeypatch.setattr(training, "CudaGraph", DirectCalls)
+
+
+def outcome(run) -> tuple:
+    found = load_checkpoint(run.path)
+    lines = [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in run.metrics()]
+    return lines, {**found.weights, **found.optimizer}
+
+
+def fit(out, steps=16, **more):
+    return train("dmm-dc", make_dataset(), steps=steps, out=out, overrides={**SMALL, **more})
+
+
+def test_a_recorded_update_trains_to_the_same_bits(tmp_path, direct, monkeypatch):
+    recorded = fit(tmp_path / "recorded")
+    assert DirectCalls.made[-1].log[-13:] == ["replay"] * 13
+    monkeypatch.undo()
+    (lines, tensors), (eager_lines, eager_tensors) = outcome(recorded), outcome(fit(tmp_path / "eager"))
+    assert lines == eager_lines
+    assert tensors.keys() == eager_tensors.keys()
+    assert all(torch.equal(tensors[name], eager_tensors[name]) for name in tensors)
+
+
+def test_a_recorded_update_that_is_not_finite_stops_the_run(tmp_path, direct, monkeypatch):
+    original, losses = training.DecisionModel.loss, []
+
+    def loss(self, batch):
+        losses.append(1)
+        return original(self, batch) * (torch.nan if len(losses) == 9 else 1.0)
+
+    monkeypatch.setattr(training.DecisionModel, "loss", loss)
+    with pytest.raises(Diverged, match="update 9"):
+        fit(tmp_path / "run", **{"train.validation": 0.0})
+    assert load_checkpoint(tmp_path / "run").step == 7
+
+
+def test_states_of_the_generators_by_name():
+    with randomness.forked("cpu"):
+        randomness.restore(randomness.seeded(3, "cpu"), "cpu")
+        first = torch.rand(2)
+        between = randomness.states("cpu")
+        second = torch.rand(2)
+        randomness.restore(between, "cpu")
+        assert torch.equal(torch.rand(2), second)
+    assert torch.equal(first, torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    assert randomness.names("cuda:0") == ("random", "random_cuda")
+
+
+# On a CUDA device
+
+
+@cuda
+def test_a_graph_gives_the_same_as_eager_calls():
+    found = calls(Replayed(counter("cuda"), "adding", CudaGraph(torch.device("cuda")), "cuda"))
+    eager = counter("cuda")
+    for a, b in zip(found, calls(lambda *x: eager(*(y.cuda() for y in x))), strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+@cuda
+def test_a_replay_draws_the_random_numbers_of_an_eager_call():
+    drop = torch.nn.Dropout(0.5).cuda()
+    replayed = Replayed(lambda x: (drop(x),), "dropping", CudaGraph(torch.device("cuda")), "cuda")
+    x = torch.ones(1000)
+    torch.cuda.manual_seed(0)
+    found = [replayed(x)[0].clone() for _ in range(9)]
+    states = randomness.states("cuda")
+    torch.cuda.manual_seed(0)
+    for y in found:
+        assert torch.equal(y, drop(x.cuda()))
+    assert torch.equal(randomness.states("cuda")["random_cuda"], states["random_cuda"])
+    torch.cuda.manual_seed(0)  # also for a graph that is there already
+    assert torch.equal(replayed(x)[0], found[0])
+
+
+@cuda
+def test_a_function_that_waits_for_the_device_falls_back_and_dropout_still_works():
+    drop = torch.nn.Dropout(0.5).cuda()
+
+    def waits(x: Tensor) -> tuple[Tensor, ...]:
+        return (drop(x) * float(x.sum()),)
+
+    replayed = Replayed(waits, "waiting", CudaGraph(torch.device("cuda")), "cuda")
+    stream = torch.cuda.current_stream()
+    with pytest.warns(RuntimeWarning, match="waiting: it cannot be recorded"):
+        found = [replayed(torch.ones(10))[0] for _ in range(6)]
+    assert torch.cuda.current_stream() == stream
+    assert {float(v) for y in found for v in y} == {0.0, 20.0}
+
+
+@cuda
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dropout):
+    options = {"train.device": "cuda", "model.dropout": dropout}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no fall-back
+        lines, tensors = outcome(fit(tmp_path / "graph", **options))
+    monkeypatch.setenv("SCANRL_GRAPHS", "off")
+    eager_lines, eager_tensors = outcome(fit(tmp_path / "eager", **options))
+    for a, b in zip(lines, eager_lines, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    for name in tensors:
+        torch.testing.assert_close(tensors[name], eager_tensors[name], rtol=1e-4, atol=1e-6)
+    assert torch.equal(tensors["random_cuda"], eager_tensors["random_cuda"])
+
+
+@cuda
+def test_a_resumed_run_on_cuda_equals_one_that_was_not_interrupted(tmp_path, monkeypatch):
+    options = {"train.device": "cuda"}
+    whole = fit(tmp_path / "whole", **options)
+    original, updates = training._Trainer._update, []
+
+    def update(self):
+        updates.append(1)
+        if len(updates) == 10:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "_update", update)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "parts", **options)
+    lines, tensors = outcome(resume(tmp_path / "parts"))
+    whole_lines, whole_tensors = outcome(whole)
+    assert lines[-1] == pytest.approx(whole_lines[-1], rel=1e-5)
+    for name in tensors:
+        torch.testing.assert_close(tensors[name], whole_tensors[name], rtol=1e-4, atol=1e-6)
