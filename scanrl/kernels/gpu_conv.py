@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scanrl.kernels import gpu_conv_kernels as kernels
 from scanrl.kernels.gpu import launch
+from scanrl.kernels.gpu_stacks import over_stacks
 from scanrl.kernels.native import rows
 
 __all__ = ["conv"]
@@ -31,16 +32,17 @@ def _strides(x: Tensor | None) -> tuple[int, int]:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor, past: Tensor | None, place: Tensor | None) -> Tensor:
-        ctx.dtypes = kernel.dtype, bias.dtype
-        (batch, length, width), (places, window, _) = x.shape, kernel.shape
-        x, kernel, bias = rows(x), kernel.float().contiguous(), bias.float().contiguous()
+        ctx.forms = (kernel.dtype, kernel.shape), (bias.dtype, bias.shape)
+        (batch, length, width), (places, window, _) = x.shape, kernel.shape[-3:]
+        x, bias = rows(x), bias.float().contiguous()
+        kernel = kernel.float().contiguous().view(-1, places, window, width)  # (S, M, w, D), mostly S = 1
         past = None if past is None or window == 1 else rows(past)
         place = None if place is None else place.contiguous()
         ctx.save_for_backward(x, kernel, past, place)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         launch(
             kernels.forward, _tiles(batch, length, width),
-            x, kernel, bias, past, place, y, *_strides(x), *_strides(past), length, width, places,
+            x, kernel, bias, past, place, y, *_strides(x), *_strides(past), batch // len(kernel), length, width, places,
             WINDOW=window, T=TOKENS, D=CHANNELS,
         )  # fmt: skip
         return y
@@ -51,28 +53,33 @@ class _Conv(torch.autograd.Function):
             message = "the gpu convolution has no second derivative; use impl='reference' with create_graph=True"
             raise RuntimeError(message)
         x, kernel, past, place = ctx.saved_tensors
-        (batch, length, width), (places, window, _), dy = x.shape, kernel.shape, rows(dy)
+        (batch, length, width), (stacks, places, window, _), dy = x.shape, kernel.shape, rows(dy)
         constants = {"WINDOW": window, "T": TOKENS, "D": CHANNELS}
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dpast = None if past is None else torch.empty_like(past, memory_format=torch.contiguous_format)
         launch(
             kernels.backward_inputs, _tiles(batch, length + window - 1, width),
-            kernel, place, dy, dx, dpast, *_strides(dy), length, width, places, **constants,
+            kernel, place, dy, dx, dpast, *_strides(dy), batch // stacks, length, width, places, **constants,
         )  # fmt: skip
-        pieces = batch * triton.cdiv(triton.cdiv(length, places), TOKENS)
+        pieces = batch // stacks * triton.cdiv(triton.cdiv(length, places), TOKENS)
         each = triton.cdiv(pieces, PARTS)
-        parts = kernel.new_empty(triton.cdiv(pieces, each), places, window + 1, width)
+        per = triton.cdiv(pieces, each)
+        parts = kernel.new_empty(stacks, per, places, window + 1, width)
         launch(
-            kernels.backward_weights, (len(parts), places * (window + 1), triton.cdiv(width, CHANNELS)),
-            x, past, place, dy, parts, *_strides(x), *_strides(past), *_strides(dy), batch, length, width, places, each,
-            **constants,
+            kernels.backward_weights, (stacks * per, places * (window + 1), triton.cdiv(width, CHANNELS)),
+            x, past, place, dy, parts, *_strides(x), *_strides(past), *_strides(dy),
+            batch // stacks, length, width, places, each, per, **constants,
         )  # fmt: skip
-        weights = parts.sum(0)
-        dkernel, dbias = weights[:, :window].to(ctx.dtypes[0]), weights[:, window].to(ctx.dtypes[1])
-        return dx, dkernel, dbias, dpast, None
+        weights = parts.sum(1)
+        pairs = zip((weights[:, :, :window], weights[:, :, window]), ctx.forms, strict=True)
+        return dx, *(v.to(dtype).reshape(shape) for v, (dtype, shape) in pairs), dpast, None
 
 
+@over_stacks(parameters=(1, 2))
 def conv(x: Tensor, kernel: Tensor, bias: Tensor, past: Tensor | None, place: Tensor | None) -> Tensor:
-    """All tokens, none of the tensors empty but perhaps `past`. Returns y (B, L, D) in the dtype of x."""
+    """All tokens, none of the tensors empty but perhaps `past`. Returns y (B, L, D) in the dtype of x.
+
+    Or S convolutions at once: the rows of all are one batch, and kernel and bias have an axis S in front.
+    """
     with torch.cuda.device_of(x):  # Triton launches on the current device
         return _Conv.apply(x, kernel, bias, past, place)  # pyright: ignore[reportReturnType]

@@ -1,6 +1,8 @@
 """The causal convolution as Triton kernels: what one program computes; `gpu_conv.py` cuts the work and allocates.
 
-Symbols as in `conv.py`. Inputs may be half precision; all arithmetic is float32.
+Symbols as in `conv.py`. Several convolutions of equal shapes run as one: the rows are then S times `rows` rows, and
+kernel (S, M, w, D) and bias (S, M, D) have an entry for every `rows` of them. Inputs may be half precision; all
+arithmetic is float32.
 """
 
 import triton
@@ -29,13 +31,14 @@ def _tile(length, T: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def forward(
-    x, kernel, bias, past, place, y, x0, x1, past0, past1, length, width, places,
+    x, kernel, bias, past, place, y, x0, x1, past0, past1, rows, length, width, places,
     WINDOW: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """A tile (tokens, channels) of one row of y."""
     row, t, d = _tile(length, T, D)
     in_t, in_d = (t < length)[:, None], (d < width)[None, :]
-    m = ((_place_of(place, row, places) + t) % places)[:, None]
+    # Place number m of its own convolution is number `m` of all there are.
+    m = (row // rows * places + (_place_of(place, row, places) + t) % places)[:, None]
     out = tl.load(bias + m * width + d[None, :], mask=in_t & in_d, other=0.0)
     for i in range(WINDOW):
         s = (t - (WINDOW - 1) + i)[:, None]
@@ -51,7 +54,7 @@ def forward(
 
 @triton.jit
 def backward_inputs(
-    kernel, place, dy, dx, dpast, dy0, dy1, length, width, places,
+    kernel, place, dy, dx, dpast, dy0, dy1, rows, length, width, places,
     WINDOW: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """A tile of one row of the gradients of the past and, behind it, of x."""
@@ -62,7 +65,8 @@ def backward_inputs(
     for i in range(WINDOW):
         t = (s + (WINDOW - 1) - i)[:, None]
         here = (t >= 0) & (t < length) & in_d
-        tap = tl.load(kernel + ((first + t) % places * WINDOW + i) * width + d[None, :], mask=here, other=0.0)
+        m = row // rows * places + (first + t) % places
+        tap = tl.load(kernel + (m * WINDOW + i) * width + d[None, :], mask=here, other=0.0)
         out += tap * tl.load(dy + row * dy0 + t * dy1 + d[None, :], mask=here, other=0.0).to(tl.float32)
     s = s[:, None]
     at = dx + row * length * width + s * width + d[None, :]
@@ -74,19 +78,21 @@ def backward_inputs(
 
 @triton.jit
 def backward_weights(
-    x, past, place, dy, parts, x0, x1, past0, past1, dy0, dy1, batch, length, width, places, each,
+    x, past, place, dy, parts, x0, x1, past0, past1, dy0, dy1, rows, length, width, places, each, per,
     WINDOW: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """A part of the gradient of one tap (or of the bias, which is tap number w) of one place.
 
-    A piece of work is one row and T tokens of that place; a part is the sum over `each` pieces.
+    A piece of work is one row and T tokens of that place; a part is the sum over `each` pieces; `per` parts belong to
+    one convolution.
     """
     part, weight, d = tl.program_id(0), tl.program_id(1), tl.program_id(2) * D + tl.arange(0, D)
     m, i, in_d = weight // (WINDOW + 1), weight % (WINDOW + 1), (d < width)[None, :]
     tiles = tl.cdiv(tl.cdiv(length, places), T)
     total = tl.zeros([T, D], tl.float32)
-    for piece in range(part * each, tl.minimum((part + 1) * each, batch * tiles)):
-        row = (piece // tiles).to(tl.int64)
+    own, begin = part // per, part % per * each
+    for piece in range(begin, tl.minimum(begin + each, rows * tiles)):
+        row = (own * rows + piece // tiles).to(tl.int64)
         first = (m - _place_of(place, row, places) + places) % places
         t = (first + (piece % tiles * T + tl.arange(0, T)) * places)[:, None]
         here = (t < length) & in_d

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scanrl.kernels import gpu_scan_kernels as kernels
 from scanrl.kernels.gpu import launch
+from scanrl.kernels.gpu_stacks import over_stacks
 from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import rows
 
@@ -63,26 +64,33 @@ def _strides(*sequences: Tensor | None) -> list[int]:
     return [stride for x in sequences for stride in ((0, 0) if x is None else x.stride()[:2])]
 
 
+def _cut(x: Inputs, p: Plan) -> tuple[int, ...]:
+    """Sizes, in the order of the kernels' arguments."""
+    return x.u.shape[1], x.u.shape[2], x.A.shape[1], p.segment, p.segments, len(x.u) // len(x.A)
+
+
 def _by_state(x: Tensor | None) -> Tensor | None:
     """(B, E, N) as (B, N, E); no copy for a state that a previous call returned."""
-    return None if x is None else x.float().transpose(1, 2).contiguous()
+    return None if x is None else x.transpose(1, 2).contiguous()
 
 
 def _packed(x: Inputs) -> Inputs:
-    """As the kernels read them: A is (N, E) and times log2(e), the state (B, N, E), the last axis contiguous."""
-    A = x.A.new_empty(x.A.shape[::-1], dtype=torch.float32)
-    torch.mul(x.A.detach().float().t(), LOG2E, out=A)
+    """As the kernels read them: A is (S, N, E) and times log2(e), the state (B, N, E), the last axis contiguous."""
+    A = x.A.detach()[None] if x.A.ndim == 2 else x.A.detach()
+    wide = torch.float32 if x.h is None else x.h.dtype
+    rates = torch.empty(*A.shape[:1], *A.shape[:0:-1], dtype=wide, device=A.device)
+    torch.mul(A.to(wide).transpose(1, 2), LOG2E, out=rates)
     D, bias = (None if v is None else v.float().contiguous() for v in (x.D, x.dt_bias))
     z = None if x.z is None else rows(x.z)
-    return Inputs(rows(x.u), rows(x.dt), A, rows(x.B), rows(x.C), D, z, bias, _by_state(x.h))  # pyright: ignore
+    return Inputs(rows(x.u), rows(x.dt), rates, rows(x.B), rows(x.C), D, z, bias, _by_state(x.h))
 
 
 def _carried(x: Inputs, p: Plan, local: Tensor, sums: Tensor, start: Tensor | None, *, reverse: bool) -> Tensor:
     """What goes into every segment: (B, segments, N, E)."""
-    carried, (batch, _, channels), states = torch.empty_like(local), x.u.shape, x.A.shape[0]
+    carried, (batch, _, channels), states = torch.empty_like(local), x.u.shape, x.A.shape[1]
     launch(
         kernels.carry, (batch * p.blocks,),
-        x.A, local, sums, start, carried, channels, states, p.segments,
+        x.A, local, sums, start, carried, channels, states, p.segments, batch // len(x.A),
         N=p.N, BLOCK=p.block, REVERSE=reverse, num_warps=p.warps,
     )  # fmt: skip
     return carried
@@ -97,15 +105,15 @@ class _Kept(NamedTuple):
 
 def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, _Kept | None]:
     """y (B, L, E), the last state (B, N, E) and, to `keep` for backward, the states."""
-    (batch, length, channels), states = x.u.shape, x.A.shape[0]
+    (batch, length, channels), states = x.u.shape, x.A.shape[1]
     p = plan(batch, length, channels, states)
     grid = (batch * p.segments * p.blocks,)
     sequences = (x.u, x.dt, x.A, x.B, x.C, x.D, x.z, x.dt_bias)
-    shape = (*_strides(x.u, x.dt, x.B, x.C, x.z), length, channels, states, p.segment, p.segments)
+    shape = (*_strides(x.u, x.dt, x.B, x.C, x.z), length, channels, states, p.segment, p.segments, batch // len(x.A))
     options = _options(p, softplus)
 
     def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=x.u.device)
+        return torch.empty(shape, dtype=x.A.dtype, device=x.u.device)
 
     start, sums = x.h, None
     if p.segments > 1:
@@ -127,15 +135,15 @@ class _Gradients(NamedTuple):
     dz: Tensor | None
     dB: Tensor
     dC: Tensor
-    dchannel: Tensor  # (N + 2, E): dA for each of the N states, dD, ddt_bias
+    dchannel: Tensor  # (S, N + 2, E): dA for each of the N states, dD, ddt_bias
     dh: Tensor
 
 
 def _backward(x: Inputs, softplus: bool, kept: _Kept, dy: Tensor, dlast: Tensor | None) -> _Gradients:
-    (batch, length, channels), states = x.u.shape, x.A.shape[0]
+    (batch, length, channels), states = x.u.shape, x.A.shape[1]
     p = plan(batch, length, channels, states)
     grid = (batch * p.segments * p.blocks,)
-    cut = (length, channels, states, p.segment, p.segments)
+    cut = _cut(x, p)
     options = _options(p, softplus)
     if p.segments > 1:
         local = kept.checkpoints.new_empty(batch, p.segments, states, channels)
@@ -154,7 +162,7 @@ def _backward(x: Inputs, softplus: bool, kept: _Kept, dy: Tensor, dlast: Tensor 
         *_strides(x.u, x.dt, x.B, x.C, x.z, dy), *cut, batch, **options,
     )  # fmt: skip
     dB, dC = dBC.sum(1) if p.blocks > 1 else dBC[:, 0]
-    return _Gradients(du, ddt, dz, dB, dC, dchannel.sum(0), dh)
+    return _Gradients(du, ddt, dz, dB, dC, dchannel.view(len(x.A), -1, states + 2, channels).sum(1), dh)
 
 
 class _Scan(torch.autograd.Function):
@@ -163,7 +171,7 @@ class _Scan(torch.autograd.Function):
         x = _packed(Inputs(*tensors))  # pyright: ignore[reportArgumentType]
         y, last, kept = _forward(x, softplus, keep=True)
         ctx.softplus = softplus
-        ctx.dtypes = [None if t is None else t.dtype for t in tensors]
+        ctx.forms = [None if t is None else (t.dtype, t.shape) for t in tensors]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*kept, *x[:-1])  # pyright: ignore[reportOptionalIterable]
         return y, last.transpose(1, 2)
@@ -176,18 +184,29 @@ class _Scan(torch.autograd.Function):
         x = Inputs(*saved)
         dy = rows(torch.zeros_like(x.u) if dy is None else dy)
         g = _backward(x, ctx.softplus, _Kept(checkpoints, sums), dy, _by_state(dlast))
-        dA, dD, dbias, dh = g.dchannel[:-2].t(), g.dchannel[-2], g.dchannel[-1], g.dh.transpose(1, 2)
-        every = (g.du, g.ddt, dA, g.dB, g.dC, dD, g.dz, dbias, dh)
-        return None, *(None if d is None or v is None else v.to(d) for v, d in zip(every, ctx.dtypes, strict=True))
+        dA, dD, dbias = g.dchannel[:, :-2].transpose(1, 2), g.dchannel[:, -2], g.dchannel[:, -1]
+        every = (g.du, g.ddt, dA, g.dB, g.dC, dD, g.dz, dbias, g.dh.transpose(1, 2))
+        pairs = zip(every, ctx.forms, strict=True)
+        return None, *(None if form is None or v is None else v.to(form[0]).reshape(form[1]) for v, form in pairs)
 
 
 def scan(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
     """All tokens, none of the tensors empty; float32 or half precision, on the GPU or, in the interpreter, anywhere.
 
-    Returns y (B, L, E) in the dtype of u and the last state (B, E, N) in float32.
+    Returns y (B, L, E) in the dtype of u and the last state (B, E, N) in that of h, or float32 without. The state is
+    computed in float64 if h is, unless a gradient is wanted: then it is float32 on the way.
     """
+    return _scan(softplus, *x)
+
+
+@over_stacks(parameters=(3, 6, 8))
+def _scan(softplus: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`scan`, or S of them at once: the rows of all are one batch, and A, D and dt_bias have an axis S in front."""
+    x = Inputs(*tensors)  # pyright: ignore[reportArgumentType]
     with torch.cuda.device_of(x.u):  # Triton launches on the current device
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x):
-            return _Scan.apply(softplus, *x)  # pyright: ignore[reportReturnType]
+            h = None if x.h is None else x.h.float()
+            y, last = _Scan.apply(softplus, *x._replace(h=h))  # pyright: ignore[reportGeneralTypeIssues]
+            return y, last if x.h is None else last.to(x.h.dtype)
         y, last, _ = _forward(_packed(x), softplus, keep=False)
     return y, last.transpose(1, 2)

@@ -1,10 +1,15 @@
 """The selective scan as Triton kernels: what one program computes; `gpu_scan.py` cuts the work and allocates.
 
-Symbols as in `reference.py`. A program holds the states (N, E) of a block of channels of one batch row in registers and
-walks through the tokens of one segment, one after the other; N and the block are powers of two, the rest is masked.
-States in memory are (.., N, E), so that neighbouring threads touch neighbouring channels. Inputs may be half precision;
-all arithmetic is float32. Tokens are taken `CHUNK` at a time in a loop that is unrolled and stores nothing but at its
-end: loads then need not wait for stores that might alias them, and are under way while the states are computed.
+Symbols as in `reference.py`. Several scans of equal shapes run as one: the rows are then S times `each` rows, and
+A (S, N, E), D and dt_bias (S, E) have an entry for every `each` of them. A program holds the states (N, E) of a block
+of channels of one row in registers and walks through the tokens of one segment, one after the other; N and the block
+are powers of two, the rest is masked. States in memory are (.., N, E), so that neighbouring threads touch neighbouring
+channels. Inputs may be half precision; all arithmetic is float32, but for a float64 state (`rates` is float64 then).
+
+Tokens are taken `CHUNK` at a time in a loop that is unrolled and stores nothing but at its end: loads then need not
+wait for stores that might alias them, and are under way while the states are computed. `channels` is not specialised:
+knowing it to be a multiple of 16, the compiler would give a thread neighbouring channels, and compute what belongs to a
+channel as often as there are threads along the states.
 
 Every sum over programs is left to the caller as a sum of parts: atomics would add in another order each time.
 """
@@ -58,6 +63,12 @@ def _delta(dt, shift, live, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
+def _decay(delta, rate):
+    """exp(delta A) (N, block), in the dtype of the rates."""
+    return tl.exp2(delta.to(rate.dtype)[None, :] * rate)
+
+
+@triton.jit
 def _place(channels, segments, segment, BLOCK: tl.constexpr):
     """Of this program: its part (row and segment), row, first token, block of channels, and the channels themselves."""
     pid = tl.program_id(0)
@@ -76,20 +87,20 @@ def _square(e, channels, states, N: tl.constexpr):
 
 
 @triton.jit
-def _optional(x, e, mask, other):
-    """x[e], or `other` for None."""
+def _optional(x, e, mask):
+    """x[e], or zeros for None."""
     if x is None:
-        value = tl.zeros(e.shape, tl.float32) + other
+        value = tl.zeros(e.shape, tl.float32)
     else:
         value = tl.load(x + e, mask=mask, other=0.0)
     return value
 
 
 @triton.jit
-def _optional_state(h, at, exists):
-    """The states at `h + at`, or zeros for None."""
+def _optional_state(h, at, exists, rate):
+    """The states at `h + at`, or zeros for None, in the dtype of the rates."""
     if h is None:
-        value = tl.zeros(exists.shape, tl.float32)
+        value = tl.zeros(exists.shape, rate.dtype)
     else:
         value = tl.load(h + at, mask=exists, other=0.0)
     return value
@@ -133,7 +144,7 @@ def _chunk_again(
         before, xs, deltas, slopes = before + (h,), xs + (x,), deltas + (delta,), slopes + (slope,)
         if i < CHUNK - 1:
             b = _row(B, row, t, B0, B1, n, live_n)
-            h = tl.exp2(delta[None, :] * rate) * h + (delta * x)[None, :] * b[:, None]
+            h = _decay(delta, rate) * h + (delta * x)[None, :] * b[:, None]
     return before, xs, deltas, slopes
 
 
@@ -142,7 +153,7 @@ def forward(
     u, dt, rates, B, C, D, z, bias, start,
     y, last, checkpoints, sums,
     u0, u1, dt0, dt1, B0, B1, C0, C1, z0, z1,
-    length, channels, states, segment, segments,
+    length, channels, states, segment, segments, each,
     N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """One segment from the states in `start` (parts, N, E).
@@ -154,10 +165,11 @@ def forward(
     n = tl.arange(0, N)
     at, exists = _square(e, channels, states, N)
     in_e, in_n, size = e < channels, n < states, tl.cast(states, tl.int64) * channels
-    rate = tl.load(rates + at, mask=exists, other=0.0)
-    shift, skip = _optional(bias, e, in_e, 0.0), _optional(D, e, in_e, 0.0)
-    h = _optional_state(start, part * size + at, exists)
-    total = tl.zeros([BLOCK], tl.float32)
+    own = row // each
+    rate = tl.load(rates + own * size + at, mask=exists, other=0.0)
+    shift, skip = _optional(bias, own * channels + e, in_e), _optional(D, own * channels + e, in_e)
+    h = _optional_state(start, part * size + at, exists, rate)
+    total = tl.zeros([BLOCK], rate.dtype)
     for chunk in range(tl.cdiv(tl.minimum(segment, length - first), CHUNK)):
         t0 = first + chunk * CHUNK
         if checkpoints is not None:
@@ -169,11 +181,11 @@ def forward(
             x = _row(u, row, t, u0, u1, e, live)
             delta, _slope = _delta(_row(dt, row, t, dt0, dt1, e, live), shift, live, SOFTPLUS)
             b = _row(B, row, t, B0, B1, n, live_n)
-            h = tl.exp2(delta[None, :] * rate) * h + (delta * x)[None, :] * b[:, None]
+            h = _decay(delta, rate) * h + (delta * x)[None, :] * b[:, None]
             if y is None:
                 total += delta
             else:
-                out = tl.sum(h * _row(C, row, t, C0, C1, n, live_n)[:, None], 0) + skip * x
+                out = tl.sum(h.to(tl.float32) * _row(C, row, t, C0, C1, n, live_n)[:, None], 0) + skip * x
                 if z is not None:
                     gate, _slope = _silu(_row(z, row, t, z0, z1, e, live))
                     out *= gate
@@ -189,38 +201,39 @@ def forward(
 
 @triton.jit(do_not_specialize=["channels"])
 def carry(
-    rates, local, sums, start, carried, channels, states, segments,
+    rates, local, sums, start, carried, channels, states, segments, each,
     N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
     """The state before every segment (parts, N, E) from those that the segments reach alone; or, in reverse, after it.
 
     One program for a block of channels of one row. h <- exp(A sum of step sizes) h + local.
     """
-    _part, row, _first, _block, e = _place(channels, 1, 0, BLOCK)
+    _, row, _first, _block, e = _place(channels, 1, 0, BLOCK)
     at, exists = _square(e, channels, states, N)
     in_e, size = e < channels, tl.cast(states, tl.int64) * channels
-    rate = tl.load(rates + at, mask=exists, other=0.0)
-    h = _optional_state(start, row * size + at, exists)
+    own = row // each
+    rate = tl.load(rates + own * size + at, mask=exists, other=0.0)
+    h = _optional_state(start, row * size + at, exists, rate)
     for k0 in range(0, segments, AHEAD):
         locals_, totals = (), ()
         for i in tl.static_range(AHEAD):
             k = segments - 1 - (k0 + i) if REVERSE else k0 + i
             here = (k >= 0) & (k < segments)
-            own = row * segments + k
-            locals_ = locals_ + (tl.load(local + own * size + at, mask=exists & here, other=0.0),)
-            totals = totals + (tl.load(sums + own * channels + e, mask=in_e & here, other=0.0),)
+            part = row * segments + k
+            locals_ = locals_ + (tl.load(local + part * size + at, mask=exists & here, other=0.0),)
+            totals = totals + (tl.load(sums + part * channels + e, mask=in_e & here, other=0.0),)
         for i in tl.static_range(AHEAD):
             k = segments - 1 - (k0 + i) if REVERSE else k0 + i
             here = (k >= 0) & (k < segments)
             tl.store(carried + (row * segments + k) * size + at, h, mask=exists & here)
-            h = tl.exp2(totals[i][None, :] * rate) * h + locals_[i]
+            h = _decay(totals[i], rate) * h + locals_[i]
 
 
 @triton.jit(do_not_specialize=["channels"])
 def local_backward(
     dt, rates, C, z, bias, dy, local,
     dt0, dt1, C0, C1, z0, z1, dy0, dy1,
-    length, channels, states, segment, segments,
+    length, channels, states, segment, segments, each,
     N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the state before a segment (parts, N, E) if that of the state after it were zero."""
@@ -228,8 +241,9 @@ def local_backward(
     n = tl.arange(0, N)
     at, exists = _square(e, channels, states, N)
     in_e, in_n, size = e < channels, n < states, tl.cast(states, tl.int64) * channels
-    rate = tl.load(rates + at, mask=exists, other=0.0)
-    shift = _optional(bias, e, in_e, 0.0)
+    own = row // each
+    rate = tl.load(rates + own * size + at, mask=exists, other=0.0)
+    shift = _optional(bias, own * channels + e, in_e)
     dh = tl.zeros([N, BLOCK], tl.float32)
     chunks = tl.cdiv(tl.minimum(segment, length - first), CHUNK)
     for chunk in range(chunks):
@@ -243,14 +257,14 @@ def local_backward(
                 gate, _slope = _silu(_row(z, row, t, z0, z1, e, live))
                 g *= gate
             dh += _row(C, row, t, C0, C1, n, live_n)[:, None] * g[None, :]
-            dh *= tl.exp2(delta[None, :] * rate)
+            dh *= _decay(delta, rate)
     tl.store(local + part * size + at, dh, mask=exists)
 
 
 @triton.jit(do_not_specialize=["channels"])
 def backward(
     u, dt, rates, B, C, D, z, bias, checkpoints, dy, dlast, du, ddt, dz, dB, dC, dchannel, dstart,
-    u0, u1, dt0, dt1, B0, B1, C0, C1, z0, z1, dy0, dy1, length, channels, states, segment, segments, rows,
+    u0, u1, dt0, dt1, B0, B1, C0, C1, z0, z1, dy0, dy1, length, channels, states, segment, segments, each, rows,
     N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """All gradients of one segment, given that of the state after it, `dlast` (parts, N, E).
@@ -262,9 +276,10 @@ def backward(
     n = tl.arange(0, N)
     at, exists = _square(e, channels, states, N)
     in_e, in_n, size = e < channels, n < states, tl.cast(states, tl.int64) * channels
-    rate = tl.load(rates + at, mask=exists, other=0.0)
-    shift, skip = _optional(bias, e, in_e, 0.0), _optional(D, e, in_e, 0.0)
-    dh = _optional_state(dlast, part * size + at, exists)
+    own = row // each
+    rate = tl.load(rates + own * size + at, mask=exists, other=0.0)
+    shift, skip = _optional(bias, own * channels + e, in_e), _optional(D, own * channels + e, in_e)
+    dh = _optional_state(dlast, part * size + at, exists, rate)
     dA = tl.zeros([N, BLOCK], tl.float32)
     dD, dbias = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     chunks = tl.cdiv(tl.minimum(segment, length - first), CHUNK)
@@ -282,7 +297,7 @@ def backward(
             x, delta = xs[i], deltas[i]
             b, c = _row(B, row, t, B0, B1, n, live_n), _row(C, row, t, C0, C1, n, live_n)
             g = _row(dy, row, t, dy0, dy1, e, live)
-            a = tl.exp2(delta[None, :] * rate)
+            a = _decay(delta, rate)
             kept = a * before[i]
             h = kept + (delta * x)[None, :] * b[:, None]
             if z is not None:

@@ -4,12 +4,16 @@ In triton's interpreter on CPU tensors where there is no CUDA device, so shapes 
 program is a call into numpy.
 """
 
+from functools import partial
+
 import pytest
 import test_conv
 import torch
 from scan_cases import OPTIONAL, assert_close_to_truth, make, outputs_and_gradients
+from torch.func import vmap
 
 from scanrl.kernels import causal_conv, gpu, gpu_scan, selective_scan
+from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import rows
 
 DEVICE = "cpu" if gpu.found().interpreted else "cuda"
@@ -199,6 +203,70 @@ def test_memory_for_backward_is_one_state_per_chunk():
     own = {x[n].data_ptr() for n in x}
     extra = sum(t.numel() for t in saved if t.data_ptr() not in own)
     assert extra == 32 // gpu_scan.CHUNK * 8 * 4 + 8 * 4  # and A transposed
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_float64_state_is_computed_in_float64(monkeypatch, cut):
+    if cut:
+        for name, value in {"SHORT": 16, "SEGMENT": 16, "PROGRAMS": 1000}.items():
+            monkeypatch.setattr(gpu_scan, name, value)
+    x = there(make(1, 19, 5, 4))
+    x = {**x, "A": x["A"] * 1e-6}  # decays that float32 would round by a tenth of their distance from 1
+    h = x["h"].double()
+    y, last = gpu_scan.scan(Inputs(**{**x, "h": h}), True)
+    truth, exact = selective_scan(**{n: v.double() for n, v in x.items()}, impl="reference")
+    assert last.dtype == torch.float64
+    torch.testing.assert_close(y.double(), truth, rtol=1e-5, atol=1e-5)
+    # Of the change, not of the state: what u and dt add is rounded to float32, the decay is not.
+    assert (last - exact).abs().max() <= 1e-6 * (exact - h).abs().max()
+    leaf = h.requires_grad_()
+    _, last = gpu_scan.scan(Inputs(**{**x, "h": leaf}), True)
+    assert last.dtype == torch.float64
+    (gradient,) = torch.autograd.grad(last.sum(), leaf)
+    assert gradient.dtype == torch.float64
+    torch.testing.assert_close(gradient, torch.ones_like(gradient), rtol=1e-3, atol=0.0)
+
+
+def slices_agree(function, arguments: list[dict], shared: tuple[str, ...], axis: int) -> None:
+    """Results and gradients under vmap against those of one slice after the other."""
+    first = arguments[0]
+    dims = {n: None if v is None or n in shared else axis for n, v in first.items()}
+    joined = {n: first[n] if dims[n] is None else torch.stack([x[n] for x in arguments], axis) for n in first}
+    leaves = {n: v.requires_grad_(v.is_floating_point()) for n, v in joined.items() if v is not None}
+    stacked = vmap(lambda *x: function(**dict(zip(leaves, x, strict=True))), tuple(dims[n] for n in leaves))
+    parts = [
+        function(**{n: v if dims[n] is None else v.select(dims[n], i) for n, v in leaves.items()})
+        for i in range(len(arguments))
+    ]
+    wanted = [v for v in leaves.values() if v.requires_grad]
+    found, expected = stacked(*leaves.values()), tuple(map(torch.stack, zip(*parts, strict=True)))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(sum((v**2).sum() for v in results), wanted) for results in (found, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shared, without, axis", [((), (), 0), (("A", "u"), ("D", "h"), 1), (("A", "D", "dt_bias"), (), 0)]
+)
+def test_several_scans_are_one_under_vmap(shared, without, axis):
+    arguments = [there(make(2, 5, 3, 2, without=without, seed=seed)) for seed in range(3)]
+    slices_agree(partial(selective_scan, impl="gpu"), arguments, shared, axis)
+
+
+@pytest.mark.parametrize(
+    "shared, without, axis", [((), (), 0), (("bias", "x"), ("place",), 1), (("kernel", "bias"), ("past",), 0)]
+)
+def test_several_convolutions_are_one_under_vmap(shared, without, axis):
+    arguments = [there(test_conv.make(2, 5, 3, 2, 3, without=without, seed=seed)) for seed in range(3)]
+    slices_agree(lambda **x: (causal_conv(**x, impl="gpu"),), arguments, shared, axis)
+
+
+def test_other_transforms_are_refused():
+    x = there(make(1, 2, 2, 2))
+    with pytest.raises(RuntimeError, match=r"^_scan: expected no transform but torch.func.vmap"):
+        torch.func.grad(lambda u: selective_scan(**{**x, "u": u}, impl="gpu")[0].sum())(x["u"])
 
 
 @pytest.mark.parametrize("without", [(), *((name,) for name in test_conv.OPTIONAL), test_conv.OPTIONAL])

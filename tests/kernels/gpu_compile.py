@@ -17,12 +17,15 @@ from scanrl.kernels import gpu_scan_kernels as scan
 SCAN = {"N": 16, "BLOCK": 16, "CHUNK": 8, "SOFTPLUS": True}
 CONV = {"WINDOW": 6, "T": 16, "D": 32}
 HALF = ("u", "dt", "B", "C", "z", "y", "x", "dy", "du", "ddt", "dz", "dx", "past", "dpast")  # where the inputs are
-NUMBERS = ("length", "channels", "states", "segment", "segments", "rows", "width", "places", "batch", "each")
+NUMBERS = ("length", "channels", "states", "segment", "segments", "rows", "width", "places", "each", "per")
 MISSING = dict.fromkeys(("D", "z", "bias", "start", "dlast", "dz"))
 NO_PAST = dict.fromkeys(("past", "place", "dpast"))
 KERNELS = {
     "forward": (scan.forward, {**SCAN, "sums": None}),
     "local": (scan.forward, {**SCAN, "start": None, "y": None, "checkpoints": None}),
+    "wide_forward": (scan.forward, {**SCAN, "checkpoints": None, "sums": None}),
+    "wide_local": (scan.forward, {**SCAN, "start": None, "y": None, "checkpoints": None}),
+    "wide_carry": (scan.carry, {**SCAN, "REVERSE": False}),
     "carry": (scan.carry, {**SCAN, "REVERSE": True}),
     "local_backward": (scan.local_backward, SCAN),
     "backward": (scan.backward, SCAN),
@@ -39,7 +42,7 @@ KERNELS = {
 }
 
 
-def compiled(kernel: triton.JITFunction, constants: dict, capability: int, kind: str):
+def compiled(kernel: triton.JITFunction, constants: dict, capability: int, kind: str, wide_state: bool):
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
@@ -47,7 +50,8 @@ def compiled(kernel: triton.JITFunction, constants: dict, capability: int, kind:
         elif name in NUMBERS or name[-1].isdigit():
             signature[name] = "i32"
         else:
-            signature[name] = "*i64" if name == "place" else f"*{kind if name in HALF else 'fp32'}"
+            wide = "fp64" if wide_state and name in ("rates", "start", "last", "sums", "local", "carried") else "fp32"
+            signature[name] = "*i64" if name == "place" else f"*{kind if name in HALF else wide}"
     fixed = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
     # Addresses of whole tensors are multiples of 16, as the launcher finds out by itself.
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
@@ -57,7 +61,7 @@ def compiled(kernel: triton.JITFunction, constants: dict, capability: int, kind:
 
 def main() -> None:
     for name, (kernel, constants) in KERNELS.items():
-        code = compiled(kernel, constants, int(sys.argv[1]), sys.argv[2]).asm
+        code = compiled(kernel, constants, int(sys.argv[1]), sys.argv[2], name[:4] == "wide").asm
         assert len(code["cubin"]) > 1000
         conversions = [line for line in code["ttgir"].splitlines() if "ttg.convert_layout" in line]
         states = [line for line in conversions if "tensor<16x16xf32" in line]
