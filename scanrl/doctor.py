@@ -22,7 +22,7 @@ EXTRAS = {
 }
 """Extra -> (the module that shows it is there, what it is for)."""
 
-LIBRARIES = ("scanrl", "torch", "numpy", "gymnasium", "safetensors", "h5py", "mujoco")
+LIBRARIES = ("scanrl", "torch", "triton", "numpy", "gymnasium", "safetensors", "h5py", "mujoco")
 
 
 def diagnose() -> dict[str, Any]:

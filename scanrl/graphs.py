@@ -16,17 +16,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["CudaGraph", "Graph", "Replayed", "graphs_wanted"]
+__all__ = ["CudaGraph", "Graph", "Replayed", "ReplayedStep", "graphs_wanted"]
 
 WARM_UP = 3  # eager calls before the recording: they compile kernels and allocate what libraries keep
 ALIGNMENT = 16  # bytes; vector loads want it
 
 Outputs = tuple[Tensor, ...]
+Tree = Any  # a tensor, or a (named) tuple of trees
 
 
 def graphs_wanted(device: torch.device | str) -> bool:
@@ -150,6 +151,47 @@ class Replayed:
             return False
         self.recorded = True
         return True
+
+
+class ReplayedStep:
+    """A step of something that has a state, recorded with its state, which stays on the device from step to step.
+
+    Args:
+        step: takes the state and the arguments, gives outputs and the new state; changes nothing in place.
+        state: the first one, a tree of tensors; it is copied.
+        what, graph, device: as in `Replayed`.
+
+    Attributes:
+        state: the present one. Every step writes the new one over it.
+    """
+
+    def __init__(
+        self, step: Callable[..., tuple[Outputs, Tree]], state: Tree, what: str, graph: Graph, device: torch.device
+    ) -> None:
+        self._step, self.state = step, _cloned(state)
+        self._replayed = Replayed(self._advance, what, graph, device)
+
+    def __call__(self, *arguments: Tensor) -> Outputs:
+        """The outputs for CPU tensors; the next call overwrites them."""
+        return self._replayed(*arguments)
+
+    def _advance(self, *arguments: Tensor) -> Outputs:
+        outputs, after = self._step(self.state, *arguments)
+        for place, value in zip(_leaves(self.state), _leaves(after), strict=True):
+            place.copy_(value)
+        return outputs
+
+
+def _leaves(tree: Tree) -> list[Tensor]:
+    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in _leaves(part)]
+
+
+def _cloned(tree: Tree) -> Tree:
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    parts = [_cloned(part) for part in tree]
+    # A NamedTuple takes its fields one by one, a plain tuple all at once.
+    return tuple(parts) if type(tree) is tuple else type(tree)(*parts)
 
 
 class _Arguments:

@@ -1,6 +1,7 @@
 """Recorded functions: their logic on the CPU, with the graph replaced by direct calls, and on a CUDA device."""
 
 import warnings
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from scanrl import randomness, training
 from scanrl.checkpoint import load_checkpoint
-from scanrl.graphs import WARM_UP, CudaGraph, Replayed, graphs_wanted
+from scanrl.graphs import WARM_UP, CudaGraph, Replayed, ReplayedStep, graphs_wanted
 from scanrl.training import Diverged, resume, train
 from tests.conftest import make_dataset
 
@@ -108,6 +109,29 @@ def test_arguments_keep_their_values_whatever_their_dtype():
     replayed = Replayed(lambda *x: tuple(y.clone() for y in x), "copying", DirectCalls(), "cpu")
     for _ in range(WARM_UP + 2):
         assert all(map(torch.equal, replayed(*given), given))
+
+
+class Pair(NamedTuple):
+    total: Tensor
+    inner: tuple[Tensor, ...]
+
+
+def sums(state: Pair, x: Tensor) -> tuple[tuple[Tensor, ...], Pair]:
+    """The running sum, and how often x was positive."""
+    total, count = state.total + x, state.inner[0] + (x > 0)
+    return (total * count,), Pair(total, (count,))
+
+
+def test_a_step_carries_its_state_from_one_replay_to_the_next():
+    first = Pair(torch.zeros(3), (torch.zeros(3, dtype=torch.int64),))
+    replayed, state = ReplayedStep(sums, first, "summing", DirectCalls(), torch.device("cpu")), first
+    for i in range(9):
+        x = torch.randn(3, generator=torch.Generator().manual_seed(i))
+        (expected,), state = sums(state, x)
+        assert torch.equal(replayed(x)[0], expected)
+    assert torch.equal(replayed.state.total, state.total)
+    assert torch.equal(replayed.state.inner[0], state.inner[0])
+    assert torch.equal(first.total, torch.zeros(3))  # copied, not written to
 
 
 def test_the_environment_keeps_everything_eager(monkeypatch):

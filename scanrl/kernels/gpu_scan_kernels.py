@@ -280,8 +280,7 @@ def backward(
     rate = tl.load(rates + own * size + at, mask=exists, other=0.0)
     shift, skip = _optional(bias, own * channels + e, in_e), _optional(D, own * channels + e, in_e)
     dh = _optional_state(dlast, part * size + at, exists, rate)
-    dA = tl.zeros([N, BLOCK], tl.float32)
-    dD, dbias = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    dA, dD, dbias = tl.zeros([N, BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     chunks = tl.cdiv(tl.minimum(segment, length - first), CHUNK)
     for chunk in range(chunks):
         t0 = first + (chunks - 1 - chunk) * CHUNK
