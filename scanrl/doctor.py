@@ -28,7 +28,7 @@ LIBRARIES = ("scanrl", "torch", "triton", "numpy", "gymnasium", "safetensors", "
 def diagnose() -> dict[str, Any]:
     """Device, scan, versions and extras as plain values."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    choice = scan_choice("cpu")
+    choice = scan_choice(device)
     return {
         "device": {
             "name": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),

@@ -20,6 +20,9 @@ HALF = ("u", "dt", "B", "C", "z", "y", "x", "dy", "du", "ddt", "dz", "dx", "past
 NUMBERS = ("length", "channels", "states", "segment", "segments", "rows", "width", "places", "each", "per")
 MISSING = dict.fromkeys(("D", "z", "bias", "start", "dlast", "dz"))
 NO_PAST = dict.fromkeys(("past", "place", "dpast"))
+# The launcher makes a constant of every number that is 1, as that of segments mostly is.
+ONE = dict.fromkeys(("length", "states", "segment", "segments", "rows", "width", "places", "each", "per"), 1)
+ONE |= dict.fromkeys((f"{name}{axis}" for name in ("u", "dt", "B", "C", "z", "dy", "x", "past") for axis in "01"), 1)
 KERNELS = {
     "forward": (scan.forward, {**SCAN, "sums": None}),
     "local": (scan.forward, {**SCAN, "start": None, "y": None, "checkpoints": None}),
@@ -32,6 +35,13 @@ KERNELS = {
     "conv": (conv.forward, CONV),
     "inputs": (conv.backward_inputs, CONV),
     "weights": (conv.backward_weights, CONV),
+    "one_forward": (scan.forward, {**SCAN, **ONE, "sums": None}),
+    "one_carry": (scan.carry, {**SCAN, **ONE, "REVERSE": False}),
+    "one_local_backward": (scan.local_backward, {**SCAN, **ONE}),
+    "one_backward": (scan.backward, {**SCAN, **ONE}),
+    "one_conv": (conv.forward, {**CONV, **ONE}),
+    "one_inputs": (conv.backward_inputs, {**CONV, **ONE}),
+    "one_weights": (conv.backward_weights, {**CONV, **ONE}),
     "bare_forward": (scan.forward, {**SCAN, **MISSING, "sums": None, "checkpoints": None, "SOFTPLUS": False}),
     "bare_carry": (scan.carry, {**SCAN, **MISSING, "REVERSE": False}),
     "bare_local_backward": (scan.local_backward, {**SCAN, **MISSING}),

@@ -53,7 +53,7 @@ def test_large_scans_on_the_device_match_the_truth(shape):
 @pytest.mark.parametrize("device", ["80 bf16", "90 fp32"])  # compute capability and inputs
 def test_every_kernel_compiles_for_a_device_that_is_not_here(device):
     said = child(str(HERE / "gpu_compile.py"), *device.split())
-    assert len(said.split()) == 18
+    assert len(said.split()) == 25
 
 
 def test_importing_and_running_on_the_cpu_imports_no_triton():
