@@ -34,8 +34,10 @@ LAYERS: list[set[str]] = [
     {"models", "data", "envs"},
     {"nn"},
     {"kernels"},
-    {"arguments", "batch", "config", "console", "failures", "folder"},
-    {"graphs", "intervals", "randomness", "signals", "stats"},
+    {
+        *("arguments", "batch", "config", "console", "failures", "folder"),
+        *("graphs", "intervals", "randomness", "signals", "stats"),
+    },
     {"types"},
 ]
 
