@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.models import scan_replaced
 from scanrl.batch import Batch
-from scanrl.bench.equality import require_equal
+from scanrl.bench.equality import Differs, require_equal
 from scanrl.bench.models import hopper_model, windows
 from scanrl.bench.scans import SCAN_SHAPES, our_scan, scan_arguments, train_scan
 from scanrl.bench.timing import measure
@@ -249,7 +249,10 @@ def table() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["run"]:
-        run()
+        try:
+            run()
+        except Differs as error:
+            sys.exit(str(error))
     elif sys.argv[1:] == ["table"]:
         print(table())
     else:

@@ -68,6 +68,14 @@ assert "triton" not in sys.modules
     child("-c", code)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_timings_refuse_without_a_cuda_device():
+    words = [sys.executable, str(HERE.parents[1] / "results" / "gpu_speed.py"), "run"]
+    run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parents[1])})
+    assert run.returncode == 1
+    assert run.stderr == "gpu_speed: expected a CUDA device, got none; nothing was measured\n"
+
+
 @pytest.fixture
 def without_triton(monkeypatch, fresh):
     monkeypatch.setattr(gpu, "found", lambda: gpu.Triton("triton is not installed (pip install triton)"))
