@@ -1,4 +1,4 @@
-"""Training: one loop over random windows, with held-out loss, evaluation and checkpoints it can be resumed from.
+"""Training: one loop of updates, with held-out loss, evaluation and checkpoints it can be resumed from.
 
 A resumed run equals an uninterrupted one bit for bit on the CPU (same machine, threads and torch): weights, optimiser,
 random generators and sampler are all in the checkpoint, and nothing else decides.
@@ -6,37 +6,26 @@ random generators and sampler are all in the checkpoint, and nothing else decide
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
-from scanrl.data.windows import WindowSampler, iterate_windows
-from scanrl.evaluation import evaluate, library_versions
-from scanrl.models.decision import DecisionModel
-from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors
-from scanrl.policy import Policy
+from scanrl.learner import Diverged, Learner
 from scanrl.preflight import bounded, check_machine, warn_of_short_table
 from scanrl.run import Metrics, Run, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
-from scanrl.settings import RunConfig, TrainConfig, run_config
+from scanrl.settings import RunConfig, run_config
 from scanrl.signals import stop_signals
 from scanrl.stats import Stats
-from scanrl.types import DataError
 
 __all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
-
-
-class Diverged(RuntimeError):
-    """The loss or its gradient stopped being finite; the checkpoints hold the weights from before."""
 
 
 class Interrupted(RuntimeError):
@@ -93,13 +82,14 @@ def run_training(
     kept = path.absolute() / "data"
     source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
     config = replace(config, data=source)
-    trainer = _Trainer(Run(path, config), dataset, _new_model(config, dataset), progress)
-    warn_of_short_table(trainer.model)
+    check_machine(config.train)
+    learner = Learner(Run(path, config), dataset, Stats.fit(dataset))
+    warn_of_short_table(learner.model)
     run = new_run(path, config)
     with locked(run.path):
         if isinstance(data, Dataset):
             write_store(data, kept)
-        trainer.fit()
+        _fit(path, [learner], progress)
     return run
 
 
@@ -118,10 +108,11 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
             return run
         # Data kept with the run is found there even if the whole folder was moved.
         dataset = bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
-        trainer = _Trainer(run, dataset, _new_model(run.config, dataset), progress)
+        check_machine(run.config.train)
+        learner = Learner(run, dataset, Stats.fit(dataset))
         if checkpoint is not None:
-            trainer.restore(checkpoint)
-        trainer.fit()
+            learner.restore(checkpoint)
+        _fit(run.path, [learner], progress)
     return run
 
 
@@ -129,167 +120,96 @@ def time_update(
     config: RunConfig, dataset: Dataset, updates: int = 12, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Seconds of one update of this run on this machine: the median of a few by `clock`; nothing is kept."""
-    trainer = _Trainer(Run(Path(), config), dataset, _new_model(config, dataset), False)
+    learner = Learner(Run(Path(), config), dataset, Stats.fit(dataset))
     times = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(updates):
             began = clock()
-            trainer._update()
+            learner.update()
             times.append(clock() - began)
     return sorted(times)[updates // 2]
 
 
-class _Trainer:
-    """Everything a run changes while it goes on."""
+class _Loop:
+    """Updates of one run or of several side by side, and what is logged, saved and measured between them.
 
-    def __init__(self, run: Run, dataset: Dataset, model: DecisionModel, progress: bool) -> None:
-        self.run, self.dataset, self.progress = run, dataset, progress
-        self.settings: TrainConfig = run.config.train
-        check_machine(self.settings)
-        self.model = model.to(self.settings.device).train()
-        held_out = self.settings.validation > 0 and len(dataset) > 1
-        parts = dataset.split(self.settings.validation, self.settings.seed) if held_out else (dataset, None)
-        self.training, self.held_out = parts
-        context = run.config.model.context
-        self.sampler = WindowSampler(self.training, context, self.settings.batch_size, self.settings.seed)
-        self.optimizer = adamw(self.model, self.settings)
-        self.random = torch.Generator().manual_seed(self.settings.seed).get_state()  # as the last update left it
-        self.step = self.saved = 0
+    Runs may stand at different steps: those furthest behind are always the next to move.
+    """
+
+    def __init__(self, path: Path, learners: Sequence[Learner], metrics: Sequence[Metrics], bar: TrainingBar) -> None:
+        self.path, self.learners, self.bar = path, learners, bar
+        self.metrics = dict(zip(learners, metrics, strict=True))
+        self.paces = {learner: _Pace(learner.step) for learner in learners}
         self.stop: list[int] = []
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a checkpoint."""
-        recorded, found = checkpoint.about.get("fingerprint"), self.dataset.fingerprint
-        if recorded != found:
-            raise DataError(f"{self.run.config.data}: fingerprint: expected {str(recorded)[:12]}…, got {found[:12]}…")
-        if checkpoint.config != self.run.config.model:
-            raise DataError(f"{self.run.path / 'config.yaml'}: model: expected the checkpoint's, got another network")
-        _check_resumable(checkpoint)
-        self.model.load_state_dict(checkpoint.model().state_dict())
-        load_optimizer(self.optimizer, self.model, checkpoint)
-        self.random = checkpoint.optimizer["random"]
-        try:
-            self.sampler.load_state_dict(checkpoint.progress["sampler"])
-        except ValueError as error:
-            raise DataError(f"{checkpoint.path / 'train/state.json'}: {error}") from None
-        self.step = self.saved = checkpoint.step
+    def run(self) -> None:
+        """To the end, or until a signal asks to stop. Torch's global generator is ours meanwhile."""
+        for learner in self.learners:
+            self._look(learner)
+        while unfinished := [one for one in self.learners if one.step < one.settings.steps]:
+            step = min(one.step for one in unfinished)
+            self._update([one for one in unfinished if one.step == step])
 
-    def fit(self) -> None:
-        """The loop. Dropout draws from torch's global generator, so that one is ours while the loop runs."""
-        settings, run = self.settings, self.run
-        bar = TrainingBar(settings.steps, self.step, run.config.recipe, self.progress)
-        validate_every = settings.validate_every or max(1, settings.steps // 10)
-        pace = _Pace(self.step)
-        with (
-            closing(Metrics(run.path, self.step, settings.tensorboard)) as metrics,
-            torch.random.fork_rng(devices=[]),
-            stop_signals(self.stop),
-            bar,
-        ):
-            torch.set_rng_state(self.random)
-            self._look(metrics, validate_every, bar)
-            while self.step < settings.steps:
-                loss, norm = self._update()
-                if self.step % settings.log_every == 0 or self.step == settings.steps:
-                    speed = pace.rate(self.step)
-                    values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
-                    metrics.write(self.step, values)
-                bar.advance(self.step, loss)
-                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
-                    self._save()
-                self._pause()
-                self._look(metrics, validate_every, bar)
+    def _update(self, moving: Sequence[Learner]) -> None:
+        """One update of each, and what is due after it."""
+        found = [one.update() for one in moving]
+        for one, (loss, norm) in zip(moving, found, strict=True):
+            if one.step % one.settings.log_every == 0 or one.step == one.settings.steps:
+                speed = self.paces[one].rate(one.step)
+                values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
+                self.metrics[one].write(one.step, values)
+        self.bar.advance(moving[0].step, [loss for loss, _ in found])
+        _save([x for x in moving if x.step % x.settings.checkpoint_every == 0 or x.step == x.settings.steps])
+        self._pause()
+        for one in moving:
+            self._look(one)
 
     def _pause(self, *_: object) -> None:
-        """Where a signal asked to stop: out, with a checkpoint of the last whole update."""
+        """Where a signal asked to stop: out, with checkpoints of the last whole updates."""
         if self.stop:
-            if self.saved != self.step:
-                self._save()
-            raise Interrupted(self.stop[0], self.run.path)
+            _save([one for one in self.learners if one.saved != one.step])
+            raise Interrupted(self.stop[0], self.path)
 
-    def _update(self) -> tuple[float, float]:
-        """One optimiser step; the loss before it and the gradient's norm before clipping."""
-        batch = self.sampler.sample().to(self.settings.device)
-        loss = self.model.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        value, size = float(loss.detach()), float(norm)
-        if not (math.isfinite(value) and math.isfinite(size)):
-            problem = f"loss {value}, gradient norm {size}"
-            raise Diverged(
-                f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
-        self.optimizer.step()
-        self.step += 1
-        self.random = torch.get_rng_state()
-        return value, size
-
-    def _look(self, metrics: Metrics, validate_every: int, bar: TrainingBar) -> None:
+    def _look(self, one: Learner) -> None:
         """Validation and evaluation, where due and not recorded yet (a run may have been stopped in between)."""
-        settings, run, step = self.settings, self.run.config, self.step
+        settings, config, step, metrics = one.settings, one.run.config, one.step, self.metrics[one]
         last = step == settings.steps
+        validate_every = settings.validate_every or max(1, settings.steps // 10)
         due = step > 0 and (step % validate_every == 0 or last)
-        if due and self.held_out is not None and (step, "val/loss") not in metrics.recorded:
-            metrics.write(step, {"val/loss": self._validation_loss(self.held_out)})
+        if due and one.held_out is not None and (step, "val/loss") not in metrics.recorded:
+            metrics.write(step, {"val/loss": one.validation_loss()})
             self._pause()
-        due = step > 0 and (last or (run.eval.every > 0 and step % run.eval.every == 0))
-        if due and run.env is not None and (step, "eval/return_mean") not in metrics.recorded:
-            bar.note("evaluating")
-            # An environment may draw from torch's global generator; neither updates nor checkpoints may notice.
-            with torch.random.fork_rng(devices=[]):
-                metrics.write(step, self._evaluate(run.env))
-
-    def _validation_loss(self, held_out: Dataset) -> float:
-        """Mean loss over all held-out steps, each seen once."""
-        total, count = 0.0, 0
-        self.model.eval()
-        with torch.inference_mode():
-            for batch in iterate_windows(held_out, self.run.config.model.context, 4 * self.settings.batch_size):
-                valid = int(batch.mask.sum())
-                total += float(self.model.loss(batch.to(self.settings.device))) * valid
-                count += valid
-        self.model.train()
-        return total / max(count, 1)
-
-    def _evaluate(self, env: str) -> dict[str, float]:
-        settings = self.run.config.eval
-        policy = Policy(self.model, context=settings.context)
-        scores = evaluate(
-            policy,
-            env,
-            episodes=settings.episodes,
-            seed=settings.seed,
-            targets=settings.targets or None,  # none: the best of the data, or no target where the model takes none
-            num_envs=settings.num_envs,
-            progress=self._pause,
-        )
-        self.model.train()
-        return scores.summary()
-
-    def _save(self) -> None:
-        for name, tensor in self.model.state_dict().items():
-            if not tensor.isfinite().all():
-                raise Diverged(f"{self.run.path}: update {self.step}: expected finite weights, got others in {name}")
-        about = {
-            "recipe": self.run.config.recipe,
-            "data": self.run.config.data,
-            "fingerprint": self.dataset.fingerprint,
-            "env": self.run.config.env,
-            "versions": library_versions(),
-        }
-        tensors = {**optimizer_tensors(self.optimizer, self.model), "random": self.random}
-        save_checkpoint(
-            self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
-        )
-        self.saved = self.step
-        prune(self.run.path, self.settings.keep, self.step)
+        due = step > 0 and (last or (config.eval.every > 0 and step % config.eval.every == 0))
+        if due and config.env is not None and (step, "eval/return_mean") not in metrics.recorded:
+            self.bar.note("evaluating")
+            metrics.write(step, one.evaluate(config.env, self._pause))
 
 
-def _new_model(config: RunConfig, dataset: Dataset) -> DecisionModel:
-    return DecisionModel(config.model, dataset.spec, Stats.fit(dataset), seed=config.train.seed)
+def _fit(path: Path, learners: Sequence[Learner], progress: bool) -> None:
+    """Train to the end; `path` is what a message of interruption tells to resume."""
+    first = learners[0]
+    bar = TrainingBar(first.settings.steps, first.step, first.run.config.recipe, progress)
+    with ExitStack() as stack:
+        files = [(one.run.path, one.step, one.settings.tensorboard) for one in learners]
+        loop = _Loop(path, learners, [stack.enter_context(closing(Metrics(*file))) for file in files], bar)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(stop_signals(loop.stop))
+        stack.enter_context(bar)
+        loop.run()
+
+
+def _save(learners: Sequence[Learner]) -> None:
+    """A checkpoint of each. One that cannot be written keeps none of the others from it, and costs no earlier one."""
+    failure: Exception | None = None
+    for one in learners:
+        try:
+            one.save()
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    for one in learners:
+        one.prune()
 
 
 def _absolute(uri: str) -> str:
@@ -299,18 +219,6 @@ def _absolute(uri: str) -> str:
         return uri
     path = Path(rest if colon and not Path(uri).exists() else uri).absolute()
     return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
-
-
-def _check_resumable(checkpoint: Checkpoint) -> None:
-    """A run must not go on with half of its state: it would differ, silently, from one that was not interrupted."""
-    there = {
-        "optimizer": any(name.startswith("exp_avg/") for name in checkpoint.optimizer),
-        "random": "random" in checkpoint.optimizer,
-        "sampler": "sampler" in checkpoint.progress,
-    }
-    missing = [name for name, found in there.items() if not found]
-    if missing:
-        raise DataError(f"{checkpoint.path / 'train'}: expected the state of {', '.join(there)}, got no {missing[0]}")
 
 
 class _Pace:

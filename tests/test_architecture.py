@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"bench", "demo", "doctor"},
     {"scoring", "report"},
     {"training"},
+    {"learner"},
     {"run"},
     {"optimizer", "preflight"},
     {"settings"},

@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from scanrl import cli, training
+from scanrl import cli, learner
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data import write_store
 from scanrl.run import open_run
@@ -88,8 +88,8 @@ def test_a_second_interrupt_ends_the_command_at_once_and_the_old_checkpoint_stay
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("steps: 1\n", "steps: 1000000\n"))
 
     def slow_save():
-        save = training.save_checkpoint
-        training.save_checkpoint = lambda *arguments: time.sleep(30) or save(*arguments)
+        save = learner.save_checkpoint
+        learner.save_checkpoint = lambda *arguments: time.sleep(30) or save(*arguments)
         return cli.main(["resume", str(run)])
 
     child = fork(slow_save, tmp_path / "errors")
@@ -120,7 +120,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
     data, played = make_dataset(CARTPOLE), []
     settings = {**TINY, "eval.every": every, "eval.episodes": 2, "eval.num_envs": 2}
     fit(tmp_path / "whole", data=data, env="Drawing-v0", overrides=settings, steps=8)
-    original = training.evaluate
+    original = learner.evaluate
 
     def evaluate(*arguments, progress, **options):
         def tell(finished):
@@ -131,7 +131,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
         return original(*arguments, progress=tell, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", evaluate)
+        patch.setattr(learner, "evaluate", evaluate)
         with pytest.raises(Interrupted):
             fit(tmp_path / "parts", data=data, env="Drawing-v0", overrides=settings, steps=8)
     assert len(played) == 1
@@ -142,7 +142,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_signal_during_a_save_leaves_one_whole_checkpoint(tmp_path, monkeypatch, reference, when):
-    save = training.save_checkpoint
+    save = learner.save_checkpoint
     saved = []
 
     def interrupted(folder, step, *more):
@@ -155,7 +155,7 @@ def test_a_signal_during_a_save_leaves_one_whole_checkpoint(tmp_path, monkeypatc
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", interrupted)
+        patch.setattr(learner, "save_checkpoint", interrupted)
         with pytest.raises(Interrupted):
             fit(tmp_path / "run")
     assert saved == [5], "not written twice"

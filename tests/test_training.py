@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scanrl import training
+from scanrl import learner
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.models.decision import DecisionModel
@@ -52,8 +52,8 @@ def test_the_held_out_loss_is_the_mean_over_steps_of_held_out_episodes(tmp_path,
     def spy(name, function):
         return lambda dataset, *more: seen.setdefault(name, dataset) and function(dataset, *more)
 
-    monkeypatch.setattr(training, "WindowSampler", spy("training", WindowSampler))
-    monkeypatch.setattr(training, "iterate_windows", spy("held out", iterate_windows))
+    monkeypatch.setattr(learner, "WindowSampler", spy("training", WindowSampler))
+    monkeypatch.setattr(learner, "iterate_windows", spy("held out", iterate_windows))
     data = make_dataset()
     run = fit(tmp_path / "run", data=data, overrides={**TINY, "train.validation": 0.3})
     episodes = {name: {e.observations.tobytes() for e in part} for name, part in seen.items()}
