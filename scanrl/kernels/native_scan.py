@@ -12,6 +12,7 @@ from torch import Tensor
 from scanrl.kernels import native
 from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import Plan, address, rows, strided
+from scanrl.kernels.slices import each_slice
 
 __all__ = ["scan"]
 
@@ -111,7 +112,12 @@ class _Scan(torch.autograd.Function):
 
 def scan(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
     """All tokens of float32 CPU tensors, none of them empty. Returns y (B, L, E) and the last state (B, E, N)."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x):
-        return _Scan.apply(softplus, *x)  # pyright: ignore[reportReturnType]
-    y, last, _ = _forward(_packed(x), softplus, keep=False)
+    return _scan(softplus, *x)
+
+
+@each_slice
+def _scan(softplus: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return _Scan.apply(softplus, *tensors)  # pyright: ignore[reportReturnType]
+    y, last, _ = _forward(_packed(Inputs(*tensors)), softplus, keep=False)  # pyright: ignore[reportArgumentType]
     return y, last.transpose(1, 2)
