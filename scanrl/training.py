@@ -1,4 +1,4 @@
-"""Training: one loop of updates, with held-out loss, evaluation and checkpoints it can be resumed from.
+"""Training a recipe on data: runs are begun, trained to the end, and resumed.
 
 A resumed run equals an uninterrupted one bit for bit on the CPU (same machine, threads and torch): weights, optimiser,
 random generators and sampler are all in the checkpoint, and nothing else decides.
@@ -6,34 +6,64 @@ random generators and sampler are all in the checkpoint, and nothing else decide
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
-from scanrl.console import TrainingBar
 from scanrl.data import Dataset, load, write_store
 from scanrl.learner import Diverged, Learner
+from scanrl.loop import Interrupted, fit
 from scanrl.preflight import bounded, check_machine, warn_of_short_table
-from scanrl.run import Metrics, Run, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
+from scanrl.run import Run, claim, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
+from scanrl.seeds import check_seeds, is_seeds_folder, new_seed_runs, open_seed_runs, seed_path
 from scanrl.settings import RunConfig, run_config
-from scanrl.signals import stop_signals
 from scanrl.stats import Stats
+from scanrl.types import DataError
 
-__all__ = ["Diverged", "Interrupted", "resume", "run_training", "time_update", "train"]
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "resume",
+    "resume_seeds",
+    "run_seeds",
+    "run_training",
+    "time_update",
+    "train",
+]
 
 
-class Interrupted(RuntimeError):
-    """A signal asked to stop; a checkpoint of the last whole update was written."""
+@overload
+def train(
+    recipe: str,
+    data: str | Path | Dataset,
+    *,
+    env: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    seeds: None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Run: ...
 
-    def __init__(self, number: int, path: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; continue with: scanrl resume {path}")
-        self.exit_code = 128 + number
+
+@overload
+def train(
+    recipe: str,
+    data: str | Path | Dataset,
+    *,
+    env: str | None = None,
+    steps: int | None = None,
+    seeds: Iterable[int],
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> list[Run]: ...
 
 
 def train(
@@ -43,10 +73,11 @@ def train(
     env: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    seeds: Iterable[int] | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> Run:
+) -> Run | list[Run]:
     """Train a recipe on recorded episodes.
 
     Args:
@@ -55,42 +86,71 @@ def train(
         env: Gymnasium id to evaluate in; `None` trains without.
         steps: optimiser updates.
         seed: of weights, windows, dropout and the held-out split.
-        out: the run folder; by default the first free one under `outputs/train/`.
+        seeds: several of them, e.g. `range(5)`, trained side by side: a run folder for each, in one folder. Each run
+            equals the one that its seed gives alone; on a GPU, where all are one model, up to rounding.
+        out: the run folder, or the folder of several; by default the first free one under `outputs/train/`.
         overrides: further settings by dotted key, e.g. `{"model.context": 64, "eval.episodes": 100}`.
         progress: draw a progress bar.
 
     Returns:
-        The finished run.
+        The finished run; with `seeds` a list of them, in their order.
 
     Raises:
         DataError: data, settings or environment cannot be used; nothing has been written then.
         Interrupted: SIGTERM or Ctrl-C arrived; the run can be resumed.
         Diverged: the loss is no longer finite.
     """
+    if seed is not None and seeds is not None:
+        raise DataError(f"seeds: expected seed or seeds, got both (seed {seed})")
     short = {"env": env, "train.steps": steps, "train.seed": seed}
     changes = {k: v for k, v in short.items() if v is not None}
-    return run_training(run_config(recipe, changes, overrides or {}), data, out=out, progress=progress)
+    config = run_config(recipe, changes, overrides or {})
+    if seeds is None:
+        return run_training(config, data, out=out, progress=progress)
+    return run_seeds(config, seeds, data, out=out, progress=progress)
 
 
 def run_training(
     config: RunConfig, data: str | Path | Dataset, *, out: str | Path | None = None, progress: bool = False
 ) -> Run:
     """`train` for a complete configuration."""
-    dataset = bounded(data if isinstance(data, Dataset) else load(data), config.env)
-    path = free_path(config.recipe, Path(dataset.name).stem) if out is None else Path(out)
+    return _start([config], data, out, progress)[0]
+
+
+def run_seeds(
+    config: RunConfig,
+    seeds: Iterable[int],
+    data: str | Path | Dataset,
+    *,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> list[Run]:
+    """`train` with `seeds` for a complete configuration, whose own seed does not count. One seed is an ordinary run."""
+    configs = [replace(config, train=replace(config.train, seed=seed)) for seed in check_seeds(seeds)]
+    return _start(configs, data, out, progress)
+
+
+def _start(
+    configs: Sequence[RunConfig], data: str | Path | Dataset, out: str | Path | None, progress: bool
+) -> list[Run]:
+    """New runs that differ in their seed, trained to the end."""
+    first, several = configs[0], len(configs) > 1
+    dataset = bounded(data if isinstance(data, Dataset) else load(data), first.env)
+    path = free_path(first.recipe, Path(dataset.name).stem) if out is None else Path(out)
     # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.
     kept = path.absolute() / "data"
     source = f"store:{kept}" if isinstance(data, Dataset) else _absolute(str(data))
-    config = replace(config, data=source)
-    check_machine(config.train)
-    learner = Learner(Run(path, config), dataset, Stats.fit(dataset))
-    warn_of_short_table(learner.model)
-    run = new_run(path, config)
-    with locked(run.path):
+    configs = [replace(config, data=source) for config in configs]
+    claim(path)
+    planned = [Run(seed_path(path, c.train.seed) if several else path, c) for c in configs]
+    learners = _learners(planned, dataset)
+    warn_of_short_table(learners[0].model)
+    runs = new_seed_runs(path, configs) if several else [new_run(path, configs[0])]
+    with _all_locked(runs):
         if isinstance(data, Dataset):
             write_store(data, kept)
-        _fit(path, [learner], progress)
-    return run
+        fit(path, learners, progress)
+    return runs
 
 
 def resume(path: str | Path, *, progress: bool = False) -> Run:
@@ -100,20 +160,58 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
         DataError: `path` is no run, its data is gone or changed, or another process is training it.
         CorruptFile: no checkpoint is good.
     """
+    if is_seeds_folder(path):
+        raise DataError(f"{path}: expected a run folder, got one of several seeds: scanrl.resume_seeds continues them")
     run = open_run(path)
-    kept = run.path / "data"
-    with locked(run.path):
-        checkpoint = latest_checkpoint(run)
-        if checkpoint is not None and is_finished(run, checkpoint):
-            return run
-        # Data kept with the run is found there even if the whole folder was moved.
-        dataset = bounded(load(f"store:{kept}" if kept.is_dir() else run.config.data), run.config.env)
-        check_machine(run.config.train)
-        learner = Learner(run, dataset, Stats.fit(dataset))
-        if checkpoint is not None:
-            learner.restore(checkpoint)
-        _fit(run.path, [learner], progress)
+    _continue(run.path, [run], progress)
     return run
+
+
+def resume_seeds(path: str | Path, *, progress: bool = False) -> list[Run]:
+    """Continue the runs that `train` with `seeds` began. One that is behind the others catches up first.
+
+    Raises: as `resume`; DataError also if the runs differ in more than their seed.
+    """
+    runs = open_seed_runs(path)
+    _continue(Path(path), runs, progress)
+    return runs
+
+
+def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:
+    """The unfinished ones of `runs` to the end."""
+    with _all_locked(runs):
+        found = [(run, latest_checkpoint(run)) for run in runs]
+        unfinished = [(run, at) for run, at in found if at is None or not is_finished(run, at)]
+        if not unfinished:
+            return
+        first = unfinished[0][0]
+        dataset = bounded(load(_source(first)), first.config.env)
+        learners = _learners([run for run, _ in unfinished], dataset)
+        for learner, (_, checkpoint) in zip(learners, unfinished, strict=True):
+            if checkpoint is not None:
+                learner.restore(checkpoint)
+        fit(path, learners, progress)
+
+
+def _source(run: Run) -> str:
+    """Data kept with the run is found there even if the whole folder was moved."""
+    parent = run.path.absolute().parent
+    places = [run.path, *([parent] if is_seeds_folder(parent) else [])]
+    return next((f"store:{place / 'data'}" for place in places if (place / "data").is_dir()), run.config.data)
+
+
+def _learners(runs: Sequence[Run], dataset: Dataset) -> list[Learner]:
+    check_machine(runs[0].config.train)
+    stats = Stats.fit(dataset)
+    return [Learner(run, dataset, stats) for run in runs]
+
+
+@contextmanager
+def _all_locked(runs: Sequence[Run]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(locked(run.path))
+        yield
 
 
 def time_update(
@@ -130,88 +228,6 @@ def time_update(
     return sorted(times)[updates // 2]
 
 
-class _Loop:
-    """Updates of one run or of several side by side, and what is logged, saved and measured between them.
-
-    Runs may stand at different steps: those furthest behind are always the next to move.
-    """
-
-    def __init__(self, path: Path, learners: Sequence[Learner], metrics: Sequence[Metrics], bar: TrainingBar) -> None:
-        self.path, self.learners, self.bar = path, learners, bar
-        self.metrics = dict(zip(learners, metrics, strict=True))
-        self.paces = {learner: _Pace(learner.step) for learner in learners}
-        self.stop: list[int] = []
-
-    def run(self) -> None:
-        """To the end, or until a signal asks to stop. Torch's global generator is ours meanwhile."""
-        for learner in self.learners:
-            self._look(learner)
-        while unfinished := [one for one in self.learners if one.step < one.settings.steps]:
-            step = min(one.step for one in unfinished)
-            self._update([one for one in unfinished if one.step == step])
-
-    def _update(self, moving: Sequence[Learner]) -> None:
-        """One update of each, and what is due after it."""
-        found = [one.update() for one in moving]
-        for one, (loss, norm) in zip(moving, found, strict=True):
-            if one.step % one.settings.log_every == 0 or one.step == one.settings.steps:
-                speed = self.paces[one].rate(one.step)
-                values = {"train/loss": loss, "train/grad_norm": norm, "perf/steps_per_s": speed}
-                self.metrics[one].write(one.step, values)
-        self.bar.advance(moving[0].step, [loss for loss, _ in found])
-        _save([x for x in moving if x.step % x.settings.checkpoint_every == 0 or x.step == x.settings.steps])
-        self._pause()
-        for one in moving:
-            self._look(one)
-
-    def _pause(self, *_: object) -> None:
-        """Where a signal asked to stop: out, with checkpoints of the last whole updates."""
-        if self.stop:
-            _save([one for one in self.learners if one.saved != one.step])
-            raise Interrupted(self.stop[0], self.path)
-
-    def _look(self, one: Learner) -> None:
-        """Validation and evaluation, where due and not recorded yet (a run may have been stopped in between)."""
-        settings, config, step, metrics = one.settings, one.run.config, one.step, self.metrics[one]
-        last = step == settings.steps
-        validate_every = settings.validate_every or max(1, settings.steps // 10)
-        due = step > 0 and (step % validate_every == 0 or last)
-        if due and one.held_out is not None and (step, "val/loss") not in metrics.recorded:
-            metrics.write(step, {"val/loss": one.validation_loss()})
-            self._pause()
-        due = step > 0 and (last or (config.eval.every > 0 and step % config.eval.every == 0))
-        if due and config.env is not None and (step, "eval/return_mean") not in metrics.recorded:
-            self.bar.note("evaluating")
-            metrics.write(step, one.evaluate(config.env, self._pause))
-
-
-def _fit(path: Path, learners: Sequence[Learner], progress: bool) -> None:
-    """Train to the end; `path` is what a message of interruption tells to resume."""
-    first = learners[0]
-    bar = TrainingBar(first.settings.steps, first.step, first.run.config.recipe, progress)
-    with ExitStack() as stack:
-        files = [(one.run.path, one.step, one.settings.tensorboard) for one in learners]
-        loop = _Loop(path, learners, [stack.enter_context(closing(Metrics(*file))) for file in files], bar)
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(stop_signals(loop.stop))
-        stack.enter_context(bar)
-        loop.run()
-
-
-def _save(learners: Sequence[Learner]) -> None:
-    """A checkpoint of each. One that cannot be written keeps none of the others from it, and costs no earlier one."""
-    failure: Exception | None = None
-    for one in learners:
-        try:
-            one.save()
-        except Exception as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    for one in learners:
-        one.prune()
-
-
 def _absolute(uri: str) -> str:
     """The same data from another working directory."""
     scheme, colon, rest = uri.partition(":")
@@ -219,16 +235,3 @@ def _absolute(uri: str) -> str:
         return uri
     path = Path(rest if colon and not Path(uri).exists() else uri).absolute()
     return f"{scheme}:{path}" if colon and not Path(uri).exists() else str(path)
-
-
-class _Pace:
-    """Updates per second since the last time it was asked."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.time = step, time.perf_counter()
-
-    def rate(self, step: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.step) / max(now - self.time, 1e-9)
-        self.step, self.time = step, now
-        return round(rate, 3)

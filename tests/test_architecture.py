@@ -24,6 +24,8 @@ LAYERS: list[set[str]] = [
     {"bench", "demo", "doctor"},
     {"scoring", "report"},
     {"training"},
+    {"loop"},
+    {"seeds", "stacked"},
     {"learner"},
     {"run"},
     {"optimizer", "preflight"},
