@@ -54,6 +54,33 @@ def test_train_stop_resume_and_score(tmp_path, elsewhere, capsys, monkeypatch, s
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 
+def test_several_seeds_are_trained_stopped_and_resumed_together(tmp_path, elsewhere, capsys, monkeypatch):
+    path = npz(tmp_path / "log.npz", make_dataset(CARTPOLE))
+    words = ["train", "dmm-dc", "--data", str(path), "--env", "CartPole-v1", "--steps=4", *SMALL]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert main([*words, "--seeds=2,0-1"]) == 143
+    parent = elsewhere / "outputs" / "train" / "dmm-dc-log-0"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "scanrl: stopped by SIGTERM; continue with: scanrl resume outputs/train/dmm-dc-log-0"
+    assert main(["resume", "outputs/train/last"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["seed", "train/loss", "val/loss", "eval/return_mean", "eval/normalized_score"]
+    assert [line.split()[0] for line in said[1:7]] == ["2", "0", "1", "mean", "std", "95"]
+    assert said[7:] == [
+        "runs: outputs/train/last",
+        "next: scanrl eval outputs/train/last/seed-2 --env CartPole-v1",
+    ]
+    assert main(["eval", str(parent / "seed-1"), "--episodes=1"]) == 0
+    assert main([*words, "--seeds=5", "--out=one"]) == 0
+    assert open_run("one").config.train.seed == 5
+    assert main([*words, "--seeds=5-6", "--out=one"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "scanrl: one: expected a new or empty folder, got one in use (scanrl resume one continues a run)\n"
+    )
+
+
 def test_behaviour_cloning_is_scored_without_a_target_and_the_data_names_its_environment(tmp_path, elsewhere, capsys):
     data = make_dataset(CARTPOLE)
     write_store(data.with_spec(replace(data.spec, env_id="CartPole-v1")), tmp_path / "data")
