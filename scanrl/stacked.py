@@ -1,7 +1,7 @@
 """Several learners that differ in their seed as one model: parameters side by side, one forward, one optimiser step.
 
 It is made for where the launch of a kernel costs more than what it computes, as with small models on a GPU. On a CPU
-stacks of five seeds take 1.2 to 1.3 times as long as the seeds in turn (`python -m benchmarks.seeds`): what layers hand
+stacks of five seeds take 1.2 to 1.4 times as long as the seeds in turn (`python -m benchmarks.seeds`): what layers hand
 to each other no longer stays in the cache and is copied into stacks and out of them, and launches cost next to nothing.
 So on a CPU seeds take turns, and so they do with dropout, whose random numbers cannot come from five generators in one
 call; each then equals its solo run bit for bit. Stacked, a seed equals its solo run up to rounding.
