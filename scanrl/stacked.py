@@ -57,11 +57,7 @@ class Stacked:
         settings, step = self.learners[0].settings, self.learners[0].step
         columns = zip(*(one.sampler.sample() for one in self.learners), strict=True)
         batch = Batch(*map(torch.stack, columns)).to(settings.device)
-        losses = vmap(self._one_loss)(self.parameters, tuple(batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # the seeds share nothing, so that each gradient is of one loss alone
-        norms = self._clip(settings.clip_norm)
-        found = torch.stack([losses.detach(), norms]).T.tolist()
+        found = torch.stack(self._gradients(batch)).T.tolist()
         for one, (loss, norm) in zip(self.learners, found, strict=True):
             one.refuse_unless_finite(loss, norm)
         for group in self.optimizer.param_groups:
@@ -73,6 +69,13 @@ class Stacked:
         for one in self.learners:
             one.step += 1
         return [(loss, norm) for loss, norm in found]
+
+    def _gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Clipped gradients, from columns `(S, B, ...)`, in the parameters; losses and norms before clipping `(S,)`."""
+        losses = vmap(self._one_loss)(self.parameters, tuple(batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()  # the seeds share nothing, so that each gradient is of one loss alone
+        return losses.detach(), self._clip(self.learners[0].settings.clip_norm)
 
     def _one_loss(self, parameters: dict[str, Tensor], columns: tuple[Tensor, ...]) -> Tensor:
         return functional_call(self._loss, parameters, (Batch(*columns),))

@@ -23,10 +23,15 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["each_slice"]
+__all__ = ["each_slice", "transformed"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def transformed() -> bool:
+    """Whether `torch.func.vmap`, or another transform of its family, is at work."""
+    return torch._C._are_functorch_transforms_active()  # what torch.autograd.Function.apply asks; nothing is public
 
 
 def each_slice(function: Callable[P, R]) -> Callable[P, R]:
@@ -44,9 +49,8 @@ class _EachSlice(torch.autograd.Function):
 
     @classmethod
     def apply(cls, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        # The question torch.autograd.Function.apply itself asks; torch has no public one. Torch comes by here again,
-        # with no transform left, where none of the arguments is a stack.
-        if torch._C._are_functorch_transforms_active():
+        # Torch comes by here again, with no transform left, where none of the arguments is a stack.
+        if transformed():
             return super().apply(function, *arguments, **named)
         return function(*arguments, **named)
 

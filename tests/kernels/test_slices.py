@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from scanrl.kernels import causal_conv, native, selective_scan
-from scanrl.kernels.slices import each_slice
+from scanrl.kernels.slices import each_slice, transformed
 from scanrl.nn.local import _Windows
 from tests.kernels.scan_cases import make as scan_arguments
 from tests.kernels.test_conv import make as conv_arguments
@@ -85,7 +85,7 @@ def test_windows_under_vmap_are_those_of_the_slices():
 @each_slice
 def odd(x, scale, name, other):
     assert type(x) is Tensor
-    assert not torch._C._are_functorch_transforms_active()
+    assert not transformed()
     assert (scale, name) == (2, "name")
     return x * scale, None, x + (0 if other is None else other)
 
