@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
 from scanrl.data.windows import WindowSampler, iterate_windows
@@ -83,7 +85,7 @@ class Learner:
         """
         torch.set_rng_state(self.random)
         batch = self.sampler.sample().to(self.settings.device)
-        loss = self.model.loss(batch)
+        loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -95,6 +97,10 @@ class Learner:
         self.step += 1
         self.random = torch.get_rng_state()
         return value, size
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What an update makes smaller, of a batch on the run's device; also of all seeds at once in `Stacked`."""
+        return self.model.loss(batch)
 
     def refuse_unless_finite(self, loss: float, norm: float) -> None:
         """Raises `Diverged` for a loss or gradient of the next update that is not finite."""

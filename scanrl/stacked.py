@@ -17,7 +17,6 @@ from torch.func import functional_call, vmap
 
 from scanrl.batch import Batch
 from scanrl.learner import Learner
-from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import learning_rate
 
 __all__ = ["Stacked", "stacking_pays"]
@@ -50,7 +49,7 @@ class Stacked:
         self._take_moments()
         stacks = {id(rows[0]): stack for stack, rows in self.rows.items()}
         self.parameters = {f"model.{n}": stacks[id(p)] for n, p in learners[0].model.named_parameters()}
-        self._loss = _Loss(learners[0].model)
+        self._loss = _Loss(learners[0])
 
     def update(self) -> list[tuple[float, float]]:
         """What `Learner.update` does, for all of them at once."""
@@ -111,11 +110,11 @@ class Stacked:
 
 
 class _Loss(nn.Module):
-    """The loss of a model as a forward, which is what `functional_call` calls."""
+    """A learner's loss as a forward, which is what `functional_call` calls."""
 
-    def __init__(self, model: DecisionModel) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.learner = learner.model, learner
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch)
+        return self.learner.loss(batch)
