@@ -149,9 +149,9 @@ def test_a_save_that_fails_costs_no_seed_its_checkpoint(tmp_path, monkeypatch, a
 def test_a_seed_that_diverges_stops_all_and_is_named(tmp_path, monkeypatch):
     original, calls = DecisionModel.loss, []
 
-    def loss(self, batch):
+    def loss(self, batch, **more):
         calls.append(1)
-        return original(self, batch) * (float("nan") if len(calls) == 20 else 1.0)
+        return original(self, batch, **more) * (float("nan") if len(calls) == 20 else 1.0)
 
     monkeypatch.setattr(DecisionModel, "loss", loss)
     with pytest.raises(Diverged, match=r"runs/seed-0: update 7: expected a finite loss and gradient, got loss nan"):

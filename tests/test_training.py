@@ -90,9 +90,9 @@ def test_tensorboard_events_are_written_on_request(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tmp_path, monkeypatch, value):
     original, calls = DecisionModel.loss, []
 
-    def loss(self, batch):
+    def loss(self, batch, **more):
         calls.append(1)
-        return original(self, batch) * (value if len(calls) == 7 else 1.0)
+        return original(self, batch, **more) * (value if len(calls) == 7 else 1.0)
 
     monkeypatch.setattr(DecisionModel, "loss", loss)
     with pytest.raises(Diverged, match=rf"run: update 7: expected a finite loss and gradient, got loss {value}"):
