@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scanrl.kernels import selective_scan
     from scanrl.policy import Policy
     from scanrl.run import Run
-    from scanrl.training import resume, train
+    from scanrl.training import resume, resume_seeds, train
     from scanrl.types import CorruptFile, DataError, Spec, Trajectory
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "read_store",
     "resume",
+    "resume_seeds",
     "selective_scan",
     "train",
     "write_store",
@@ -54,6 +55,7 @@ _HOMES = {
     "load": "scanrl.data",
     "read_store": "scanrl.data",
     "resume": "scanrl.training",
+    "resume_seeds": "scanrl.training",
     "selective_scan": "scanrl.kernels",
     "train": "scanrl.training",
     "write_store": "scanrl.data",

@@ -165,6 +165,7 @@ def data_validate(uri: Uri, reading: Reading = READING) -> int:
 def train(words: Sequence[str]) -> int:
     """Train a recipe on recorded episodes."""
     from scanrl.models.recipes import RECIPES
+    from scanrl.seeds import read_seeds
     from scanrl.settings import RunConfig, TrainArguments, run_config
 
     words = [_long(word) for word in words]
@@ -179,25 +180,30 @@ def train(words: Sequence[str]) -> int:
     default = TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
     chosen: TrainArguments = parse(TrainArguments, "train", words, default=default)
     config = RunConfig(base.recipe, chosen.data, chosen.env, chosen.model, chosen.train, chosen.eval)
+    if chosen.seeds is not None and option_value(words, "--train.seed") is not None:
+        raise DataError(f"train: seeds: expected --seed or --seeds, got both (--seeds {chosen.seeds})")
+    seeds = (config.train.seed,) if chosen.seeds is None else read_seeds(chosen.seeds)
     if chosen.print_config:
         print(to_yaml(config), end="")
         return 0
     if not config.data:
         raise DataError("train: data: expected --data with a file, folder or URI, got none")
-    from scanrl.training import run_training
+    from scanrl.training import run_seeds
 
-    return _tell_run(run_training(config, config.data, out=chosen.out, progress=True))
+    return _tell_runs(run_seeds(config, seeds, config.data, out=chosen.out, progress=True))
 
 
 def resume(run: RunPath) -> int:
-    """Continue a run from its latest checkpoint.
+    """Continue a run, or the runs of several seeds, from the latest checkpoint.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the folder of several seeds.
     """
+    from scanrl.seeds import is_seeds_folder
     from scanrl.training import resume as resume_run
+    from scanrl.training import resume_seeds
 
-    return _tell_run(resume_run(run, progress=True))
+    return _tell_runs(resume_seeds(run, progress=True) if is_seeds_folder(run) else [resume_run(run, progress=True)])
 
 
 def evaluate(
@@ -357,13 +363,21 @@ def _overview() -> str:
     return "\n".join([*lines, "", "  --debug        with any verb: show where an error came from", "  --version"])
 
 
-def _tell_run(run: Run) -> int:
-    last = run.metrics()[-1:] or [{}]
-    for name, value in last[0].items():
-        print(f"{name:<24} {text(value)}")
-    print(f"run: {run.path}")
-    env = run.config.env or run.checkpoint().spec.env_id or "ENV"
-    print(f"next: scanrl eval {run.path} --env {env}")
+def _tell_runs(runs: Sequence[Run]) -> int:
+    first = runs[0]
+    if len(runs) > 1:
+        from scanrl.seeds import seed_table
+
+        head, rows = seed_table(runs)
+        print_table(head, rows, right=range(1, len(head)))
+        print(f"runs: {first.path.parent}")
+    else:
+        last = first.metrics()[-1:] or [{}]
+        for name, value in last[0].items():
+            print(f"{name:<24} {text(value)}")
+        print(f"run: {first.path}")
+    env = first.config.env or first.checkpoint().spec.env_id or "ENV"
+    print(f"next: scanrl eval {first.path} --env {env}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from statistics import fmean, pstdev
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,7 @@ class TrainingBar:
         self._bar = _rich_bar() if shown else None
         if self._bar is not None:
             self._task = self._bar.add_task(label, total=total, completed=done, loss="", note="")
-            self._loss: float | None = None
+            self._loss: tuple[float, ...] | None = None
 
     def __enter__(self) -> TrainingBar:
         if self._bar is not None:
@@ -29,11 +30,14 @@ class TrainingBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, step: int, loss: float) -> None:
-        """Show that `step` updates are done; `loss` is smoothed for the eye."""
+    def advance(self, step: int, losses: Sequence[float]) -> None:
+        """Show that `step` updates are done; `losses`, one per run, are smoothed for the eye: mean and spread."""
         if self._bar is not None:
-            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-            self._bar.update(self._task, completed=step, loss=f"loss {self._loss:.4f}", note="")
+            found = (fmean(losses), pstdev(losses))
+            before = self._loss or found
+            self._loss = tuple(0.98 * old + 0.02 * new for old, new in zip(before, found, strict=True))
+            spread = f" ± {self._loss[1]:.4f}" if len(losses) > 1 else ""
+            self._bar.update(self._task, completed=step, loss=f"loss {self._loss[0]:.4f}{spread}", note="")
 
     def note(self, text: str) -> None:
         """Say what goes on instead of training."""

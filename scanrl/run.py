@@ -21,7 +21,18 @@ from scanrl.policy import Policy
 from scanrl.settings import RunConfig
 from scanrl.types import Context, DataError
 
-__all__ = ["Metrics", "Run", "free_path", "is_finished", "latest_checkpoint", "locked", "new_run", "open_run"]
+__all__ = [
+    "Metrics",
+    "Run",
+    "claim",
+    "free_path",
+    "is_finished",
+    "latest_checkpoint",
+    "locked",
+    "new_run",
+    "open_run",
+    "point_at",
+]
 
 OUTPUTS = Path("outputs/train")
 
@@ -58,16 +69,21 @@ def free_path(recipe: str, name: str) -> Path:
     return next(p for n in count() if not (p := OUTPUTS / f"{recipe}-{name}-{n}").exists())
 
 
+def claim(path: Path) -> None:
+    """Raises `DataError` unless `path` is a new or empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(
+            f"{path}: expected a new or empty folder, got one in use (scanrl resume {path} continues a run)"
+        )
+
+
 def new_run(path: Path, config: RunConfig) -> Run:
     """Create the folder of a run and write its configuration.
 
     Raises:
         DataError: the folder exists and is not empty, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(
-            f"{path}: expected a new or empty folder, got one in use (scanrl resume {path} continues a run)"
-        )
+    claim(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         scratch = path / "config.tmp"
@@ -75,9 +91,18 @@ def new_run(path: Path, config: RunConfig) -> Run:
         os.replace(scratch, path / "config.yaml")
     except OSError as error:
         raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
-    if path.parent == OUTPUTS:
-        _point(OUTPUTS / "last", path.name)
+    point_at(path)
     return Run(path, config)
+
+
+def point_at(path: Path) -> None:
+    """Let `outputs/train/last` point at a new folder, if that is where it is and links are allowed there."""
+    link = OUTPUTS / "last"
+    if path.parent == OUTPUTS:
+        with contextlib.suppress(OSError):
+            if link.is_symlink() or not link.exists():
+                link.unlink(missing_ok=True)
+                link.symlink_to(path.name, target_is_directory=True)
 
 
 def open_run(path: str | Path) -> Run:
@@ -179,14 +204,6 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             values = json.loads(line)
             if isinstance(values, dict) and isinstance(values.get("step"), int):
                 yield values
-
-
-def _point(link: Path, target: str) -> None:
-    """Make `link` point at the newest run; where links are not allowed there is none."""
-    with contextlib.suppress(OSError):
-        if link.is_symlink() or not link.exists():
-            link.unlink(missing_ok=True)
-            link.symlink_to(target, target_is_directory=True)
 
 
 def _summary_writer(path: Path, step: int) -> Any:

@@ -128,6 +128,9 @@ class TrainArguments:
     model: ModelConfig
     train: TrainConfig
     eval: EvalConfig
+    seeds: str | None = None
+    """Several seeds side by side instead of --seed: a range such as 0-4, or a list such as 0,3,7; each has a run folder
+    of its own, all of them in one folder."""
     out: Path | None = None
     """The run folder; by default the first free one under outputs/train, with a link `last` to it."""
     config: Path | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -99,3 +100,47 @@ def box() -> Spec:
 @pytest.fixture
 def dataset() -> Dataset:
     return make_dataset()
+
+
+@pytest.fixture
+def no_flushing(monkeypatch) -> None:
+    """Waiting for the disk is most of the time of a small run."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory) -> Path:
+    """An uninterrupted run; nobody changes it."""
+    from tests.runs import fit
+
+    path = tmp_path_factory.mktemp("reference") / "run"
+    fit(path)
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch, no_flushing) -> Path:
+    """An empty working directory and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def failing(capsys, elsewhere):
+    """Run a command that must fail: one line on standard error, nothing on standard output, nothing written."""
+    from scanrl.cli import main
+
+    def run(*words, code=2):
+        before = sorted(elsewhere.rglob("*"))
+        assert main(list(words)) == code
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("scanrl: ")
+        assert said.err.count("\n") == 1, said.err
+        assert "Traceback" not in said.err
+        assert sorted(elsewhere.rglob("*")) == before
+        return said.err
+
+    return run

@@ -1,86 +1,19 @@
 import json
 import os
-import resource
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
-import h5py
-import numpy as np
 import pytest
 import yaml
 
 from scanrl import __version__, cli
-from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.cli import VERBS, main
-from scanrl.data import read_store, write_store
+from scanrl.data import write_store
 from scanrl.models.recipes import RECIPES
-from scanrl.run import open_run
-from scanrl.types import Spec
 from tests.conftest import make_dataset
-from tests.test_training import LONG, ended, fit, fork, stop_at
+from tests.runs import CARTPOLE, SMALL
 
-CARTPOLE = Spec((4,), "discrete", 2)
-PENDULUM = Spec((3,), "continuous", 1)
-SMALL = [
-    "--model.width=8",
-    "--model.pattern=modal_conv mamba",
-    "--model.state-size=4",
-    "--context=4",
-    "--train.batch-size=4",
-    "--train.log-every=1",
-    "--train.checkpoint-every=3",
-    "--eval.episodes=2",
-    "--eval.num-envs=2",
-]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """An empty working directory and a cache of its own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def failing(capsys, elsewhere):
-    """Run a command that must fail: one line on standard error, nothing on standard output, nothing written."""
-
-    def run(*words, code=2):
-        before = sorted(elsewhere.rglob("*"))
-        assert main(list(words)) == code
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("scanrl: ")
-        assert said.err.count("\n") == 1, said.err
-        assert "Traceback" not in said.err
-        assert sorted(elsewhere.rglob("*")) == before
-        return said.err
-
-    return run
-
-
-def npz(path, dataset, **changes):
-    """The episodes as an archive; a change of `None` leaves a column out."""
-    columns = {**dataset.columns, **changes}
-    np.savez(path, **{name: column for name, column in columns.items() if column is not None})
-    return path
-
-
-def hdf5(path, dataset, **changes):
-    columns = dict(
-        zip(("observations", "actions", "rewards", "terminals", "timeouts"), dataset.columns.values(), strict=True)
-    )
-    with h5py.File(path, "w") as file:
-        for name, column in {**columns, **changes}.items():
-            if column is not None:
-                file[name] = column
-    return path
-
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 # Help and what is no command
 
@@ -107,6 +40,7 @@ OPTIONS = {
         "--data",
         "--env",
         "--out",
+        "--seeds",
         "--config",
         "--print-config",
         "--model.width",
@@ -178,6 +112,12 @@ def test_garbage_gives_one_line_and_nothing_else(verb, kind, failing):
         (["train", "--data", "x"], " as the first word, got none"),
         (["train", "dt"], "train: data: expected --data with a file, folder or URI, got none"),
         (["train", "dt", "--data"], "Missing value for argument '--data'"),
+        (["train", "dt", "--data=x", "--seeds=3-1"], "scanrl: seeds: expected a range that rises, got '3-1'\n"),
+        (["train", "dt", "--data=x", "--seeds", "1,1"], "scanrl: seeds: expected each one once, got 1 twice\n"),
+        (
+            ["train", "dt", "--data=x", "--seeds=1-2", "--seed=3"],
+            "scanrl: train: seeds: expected --seed or --seeds, got both (--seeds 1-2)\n",
+        ),
         (["train", "dt", "--config", "none.yaml"], "none.yaml: expected a readable YAML file, got: No such file"),
         (["models", "--observations", "0"], "models: --observations: expected at least 1 and finite, got 0"),
         (["demo", "--seconds", "nan"], "demo: --seconds: expected at least 0 and finite, got nan"),
@@ -242,160 +182,6 @@ def test_a_size_beyond_memory_is_out_of_resources(failing, tmp_path):
     write_store(make_dataset(CARTPOLE), tmp_path / "data")
     words = ["train", "bc", "--data", str(tmp_path / "data"), "--model.width=1000000000000000"]
     assert "out of resources: memory (a smaller train.batch_size, " in failing(*words, code=4)
-
-
-# Data
-
-
-@pytest.mark.parametrize("verb", ["train", "data info", "data convert", "data validate"])
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda d: None, "x: expected an existing path or <format>:<path>"),
-        (lambda d: d.write_text("hello"), "x: expected an HDF5 file, an npz archive or a store, got something else"),
-        (lambda d: d.mkdir(), "x: expected a store (a folder with manifest.json), got another folder"),
-        (lambda d: d.write_bytes(b""), "x: expected an HDF5 file, an npz archive or a store, got something else"),
-    ],
-    ids=["missing", "text", "folder", "empty"],
-)
-def test_data_of_no_known_kind_is_named(tmp_path, verb, make, message, failing):
-    path = tmp_path / "x"
-    make(path)
-    words = {"train": ["train", "dt", "--data"], "data convert": ["data", "convert", "-o", "out"]}.get(
-        verb, verb.split()
-    )
-    assert message in failing(*words, str(path))
-
-
-def cut(path, size):
-    os.truncate(path, int(path.stat().st_size * size))
-    return path
-
-
-def spoiled(column, index, value):
-    column = column.copy()
-    column[index] = value
-    return column
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda p, d: cut(hdf5(p / "x.h5", d), 0.5), "x.h5: unreadable ("),
-        (lambda p, d: cut(npz(p / "x.npz", d), 0.5), "x.npz: unreadable ("),
-        (lambda p, d: hdf5(p / "x.h5", d, rewards=None), "x.h5: rewards: expected an array of this name, got "),
-        (lambda p, d: npz(p / "x.npz", d, actions=None), "x.npz: actions: expected"),
-        (lambda p, d: hdf5(p / "x.h5", d, rewards=d.rewards[:-1]), "x.h5: observations: expected "),
-        (lambda p, d: npz(p / "x.npz", d, actions=d.actions[:-3]), "x.npz: actions: expected "),
-        (
-            lambda p, d: hdf5(p / "x.h5", d, rewards=spoiled(d.rewards, 2, np.nan)),
-            "x.h5: episode 0: step 2: rewards: expected finite numbers, got nan",
-        ),
-        (
-            lambda p, d: npz(p / "x.npz", d, observations=spoiled(d.observations, (0, 1), -np.inf)),
-            "x.npz: episode 0: step 0: observations: expected finite numbers, got -inf",
-        ),
-        (lambda p, d: npz(p / "x.npz", d), "x.npz: observation_shape: expected (4,), got (5,) (from CartPole-v1)"),
-    ],
-    ids=["hdf5 cut", "npz cut", "no rewards", "no actions", "rewards short", "actions short", "nan", "inf", "env"],
-)
-def test_training_on_data_that_cannot_be_used_names_file_and_field(tmp_path, make, message, failing):
-    path = make(tmp_path, make_dataset())
-    said = failing("train", "dmm-dc", "--data", str(path), "--env", "CartPole-v1", *SMALL)
-    assert f"scanrl: {message}" in said
-
-
-def test_validation_lists_every_problem_and_exits_with_one(tmp_path, capsys):
-    data = make_dataset(CARTPOLE)
-    good = npz(tmp_path / "good.npz", data)
-    assert main(["data", "validate", str(good)]) == 0
-    assert "12 episodes" in capsys.readouterr().out
-    path = npz(
-        tmp_path / "bad.npz",
-        data,
-        rewards=spoiled(data.rewards, 1, np.nan),
-        observations=spoiled(data.observations, (0, 0), np.inf),
-        actions=spoiled(data.actions, 2, -1),
-    )
-    assert main(["data", "validate", str(path)]) == 1
-    said = capsys.readouterr()
-    assert said.err == ""
-    lines = said.out.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("bad.npz: episode 0: step ") for line in lines)
-    assert {line.split(": ")[3] for line in lines} == {"observations", "rewards", "actions"}
-
-
-def test_data_info_and_convert(tmp_path, capsys):
-    data = make_dataset()
-    path = hdf5(tmp_path / "x.h5", data)
-    assert main(["data", "info", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["episodes"], found["steps"], found["observation_shape"]) == (12, data.steps, [5])
-    assert main(["data", "info", f"d4rl:{path}"]) == 0
-    assert "return_max" in capsys.readouterr().out
-    assert main(["data", "convert", str(path), "-o", "out"]) == 0
-    assert f"{data.steps} steps, fingerprint" in capsys.readouterr().out
-    assert read_store("out").steps == data.steps
-    assert main(["data", "convert", str(path), "-o", "out"]) == 2
-    assert "out: expected a new or empty folder, got one with files" in capsys.readouterr().err
-    assert main(["data", "convert", str(path), "-o", "out", "--overwrite"]) == 0
-    assert main(["data", "convert", str(path), "-o", str(path / "below")]) == 2
-
-
-def test_data_that_needs_an_option_of_its_reader_can_be_read_by_the_command(tmp_path, capsys):
-    data = make_dataset(CARTPOLE)
-    first = int(data.lengths[0])
-    open_end = {"terminals": data.terminations.copy(), "timeouts": data.truncations.copy()}
-    for flags in open_end.values():
-        flags[-1] = False
-    path = hdf5(tmp_path / "x.h5", data, rewards=spoiled(data.rewards, 1, np.nan), **open_end)
-    for words in (["info"], ["convert", "-o", "out"]):
-        assert main(["data", *words, str(path)]) == 2
-        assert "x.h5: episode 0: step 1: rewards: expected finite numbers" in capsys.readouterr().err
-    options = ["--nonfinite=drop-episode", "--tail=drop", "--env-id=CartPole-v1", "--memory-gib=3", "--timeout=50"]
-    assert main(["data", "validate", str(path), *options]) == 0
-    capsys.readouterr()
-    assert main(["data", "info", str(path), *options, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["episodes"], found["env_id"]) == (10, "CartPole-v1")
-    assert main(["data", "convert", str(path), "-o", "out", *options]) == 0
-    kept = read_store("out")
-    assert (len(kept), kept.spec.env_id) == (10, "CartPole-v1")
-    assert np.array_equal(kept[0].rewards, data.rewards[first:][: len(kept[0])])
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--tail=drop"], "data: --tail: expected data of format d4rl or npz, got store\n"),
-        (["--observation-keys", "a", "b"], "data: --observation-keys: expected data of format minari, got store\n"),
-        (["--tail=cut"], "invalid choice 'cut' for argument '--tail'"),
-        (["--memory-gib=0"], "data: --memory-gib: expected more than 0 and less than a million, got 0.0\n"),
-        (["--timeout=nan"], "data: --timeout: expected more than 0 and less than a million, got nan\n"),
-    ],
-)
-def test_options_of_another_reader_are_refused_as_the_command_spells_them(tmp_path, words, message, failing):
-    write_store(make_dataset(), tmp_path / "data")
-    for verb in ("info", "validate"):
-        assert message in failing("data", verb, str(tmp_path / "data"), *words)
-
-
-def test_a_limit_that_is_too_low_names_the_option_that_raises_it(tmp_path, failing):
-    path = hdf5(tmp_path / "x.h5", make_dataset(), rewards=None)
-    with h5py.File(path, "a") as file:
-        file.create_dataset("rewards", (2**38,), "f8", chunks=(1024,))
-    said = failing("data", "convert", str(path), "-o", "out", "--memory-gib=3")
-    assert "expected at most 2.25 GiB in all" in said
-    assert said.endswith("raise memory_gib: scanrl data convert --memory-gib)\n")
-
-
-def test_a_damaged_store_exits_with_three(tmp_path, failing):
-    store = write_store(make_dataset(), tmp_path / "data")
-    content = bytearray((store / "rewards.npy").read_bytes())
-    content[-1] ^= 1
-    (store / "rewards.npy").write_bytes(content)
-    assert "data/rewards.npy: sha256: expected " in failing("train", "dt", "--data", str(store), code=3)
 
 
 def test_models_are_listed_with_their_sizes(capsys):
@@ -484,112 +270,3 @@ def test_a_folder_in_use_is_refused_before_training(tmp_path, failing):
     assert os.listdir(tmp_path / "out") == ["notes"]
     message = "notes/run: expected a folder that can be written, got: Not a directory"
     assert message in failing(*words, str(tmp_path / "out" / "notes" / "run"))
-
-
-# From data to a score
-
-
-@pytest.mark.parametrize(
-    "spec, env", [(CARTPOLE, "CartPole-v1"), (PENDULUM, "Pendulum-v1")], ids=["discrete", "continuous"]
-)
-def test_train_stop_resume_and_score(tmp_path, elsewhere, capsys, monkeypatch, spec, env):
-    path = npz(tmp_path / "log.npz", make_dataset(spec))
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2)
-        assert main(["train", "dmm-dc", "--data", str(path), "--env", env, "--steps=4", *SMALL]) == 143
-    run = elsewhere / "outputs" / "train" / "dmm-dc-log-0"
-    said = capsys.readouterr()
-    assert (
-        said.err.splitlines()[-1]
-        == "scanrl: stopped by SIGTERM; continue with: scanrl resume outputs/train/dmm-dc-log-0"
-    )
-    assert load_checkpoint(run).step == 2
-    assert main(["resume", "outputs/train/last"]) == 0
-    said = capsys.readouterr().out
-    assert "eval/return_mean" in said
-    assert f"next: scanrl eval outputs/train/last --env {env}" in said
-    assert load_checkpoint(run).step == 4
-
-    assert main(["eval", str(run), "--episodes=3", "--target-return", "auto", "5", "--json", "--save", "played"]) == 0
-    first, second = json.loads(capsys.readouterr().out)
-    assert (first["env_id"], second["target_return"], len(first["returns"])) == (env, 5.0, 3)
-    assert first["dataset"] == load_checkpoint(run).about["fingerprint"]
-    played = read_store("played")
-    assert played.returns.tolist() == first["returns"] + second["returns"]
-    assert main(["eval", str(run), "--episodes=2", "--context=3", "--sweep-targets"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("\n") == 6
-    assert f"{env}, context 3, seed 1000; 1 training run: no interval over seeds" in said
-    assert main(["data", "validate", "played"]) == 0
-    assert main(["eval", str(run), "--episodes=1"]) == 0
-    last = "trained on windows of 4 steps: --context 4 recomputes that window and may score very differently"
-    assert capsys.readouterr().out.splitlines()[-1] == last
-
-
-def test_behaviour_cloning_is_scored_without_a_target_and_the_data_names_its_environment(tmp_path, elsewhere, capsys):
-    data = make_dataset(CARTPOLE)
-    write_store(data.with_spec(replace(data.spec, env_id="CartPole-v1")), tmp_path / "data")
-    assert main(["train", "bc", "--data", str(tmp_path / "data"), "--steps=1", "--out=run"]) == 0
-    assert "next: scanrl eval run --env CartPole-v1\n" in capsys.readouterr().out
-    for words in ([], ["--sweep-targets"]):
-        assert main(["eval", "run", "--episodes=2", *words]) == 0
-        row = capsys.readouterr().out.splitlines()[1]
-        assert row.split()[0] == "-"
-    assert main(["eval", "run", "--target-return=5"]) == 2
-    assert "targets: expected none" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained") / "run"
-    return fit(path, data=make_dataset(CARTPOLE), overrides={**LONG, "train.checkpoint_every": 2}, steps=3).path
-
-
-def test_an_environment_that_does_not_fit_the_checkpoint_is_refused(trained, failing):
-    said = failing("eval", str(trained), "--env", "Pendulum-v1")
-    assert "run: observation_shape: expected (4,), got (3,) (from Pendulum-v1)" in said
-    assert "env: expected an environment (the run was trained without one), got none" in failing("eval", str(trained))
-    assert "did you mean CartPole-v1?" in failing("eval", str(trained), "--env", "CartPole-v9")
-    assert "target_return: expected a finite number" in failing(
-        "eval", str(trained), "--env=CartPole-v1", "--target-return=nan"
-    )
-    assert "context: expected" in failing("eval", str(trained), "--env=CartPole-v1", "--context=0")
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_damaged_checkpoint_exits_with_three_and_a_run_falls_back_with_a_warning(trained, tmp_path, failing, capsys):
-    run = shutil.copytree(trained, tmp_path / "run")
-    file = run / "checkpoints" / "step-3" / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    assert "step-3/model.safetensors: sha256: expected " in failing(
-        "eval", str(file.parent), "--env=CartPole-v1", code=3
-    )
-    assert main(["eval", str(run), "--env=CartPole-v1", "--episodes=1"]) == 0
-    said = capsys.readouterr().err
-    assert said.startswith("scanrl: warning: passing over a damaged checkpoint: ")
-    assert "step-3/model.safetensors: sha256: " in said
-    (run / "checkpoints" / "step-2" / "stats.json").unlink()
-    assert "step-3/model.safetensors: " in failing("resume", str(run), code=3)
-
-
-def test_a_full_disk_leaves_the_old_checkpoint_and_exits_with_four(trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run")
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("steps: 3\n", "steps: 4\n"))
-    largest = max(p.stat().st_size for p in checkpoints_of(run)[-1].rglob("*"))
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
-        return main(["resume", str(run)])
-
-    assert ended(fork(limited, tmp_path / "errors")) == 4
-    said = (tmp_path / "errors").read_text().splitlines()
-    assert said[-1].startswith("scanrl: out of resources: ")
-    assert said[-1].endswith("File too large")
-    assert "optimizer.safetensors" in said[-1]
-    assert load_checkpoint(run).step == 3
-    assert sorted(os.listdir(run / "checkpoints")) == ["step-2", "step-3"]
-    assert main(["resume", str(run)]) == 0
-    assert open_run(run).checkpoint().step == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scanrl import randomness, training
+from scanrl import learner, randomness
 from scanrl.checkpoint import load_checkpoint
 from scanrl.graphs import WARM_UP, CudaGraph, Replayed, ReplayedStep, graphs_wanted
 from scanrl.training import Diverged, resume, train
@@ -148,8 +148,8 @@ def test_the_environment_keeps_everything_eager(monkeypatch):
 @pytest.fixture
 def direct(monkeypatch):
     """Training goes through `Replayed` on the CPU."""
-    monkeypatch.setattr(training, "graphs_wanted", lambda device: True)
-    monkeypatch.setattr(training, "CudaGraph", DirectCalls)
+    monkeypatch.setattr(learner, "graphs_wanted", lambda device: True)
+    monkeypatch.setattr(learner, "CudaGraph", DirectCalls)
 
 
 def outcome(run) -> tuple:
@@ -173,13 +173,13 @@ def test_a_recorded_update_trains_to_the_same_bits(tmp_path, direct, monkeypatch
 
 
 def test_a_recorded_update_that_is_not_finite_stops_the_run(tmp_path, direct, monkeypatch):
-    original, losses = training.DecisionModel.loss, []
+    original, losses = learner.DecisionModel.loss, []
 
-    def loss(self, batch):
+    def loss(self, batch, **more):
         losses.append(1)
-        return original(self, batch) * (torch.nan if len(losses) == 9 else 1.0)
+        return original(self, batch, **more) * (torch.nan if len(losses) == 9 else 1.0)
 
-    monkeypatch.setattr(training.DecisionModel, "loss", loss)
+    monkeypatch.setattr(learner.DecisionModel, "loss", loss)
     with pytest.raises(Diverged, match="update 9"):
         fit(tmp_path / "run", **{"train.validation": 0.0})
     assert load_checkpoint(tmp_path / "run").step == 7
@@ -259,7 +259,7 @@ def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dro
 def test_a_resumed_run_on_cuda_equals_one_that_was_not_interrupted(tmp_path, monkeypatch):
     options = {"train.device": "cuda"}
     whole = fit(tmp_path / "whole", **options)
-    original, updates = training._Trainer._update, []
+    original, updates = learner.Learner.update, []
 
     def update(self):
         updates.append(1)
@@ -268,7 +268,7 @@ def test_a_resumed_run_on_cuda_equals_one_that_was_not_interrupted(tmp_path, mon
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_update", update)
+        patch.setattr(learner.Learner, "update", update)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "parts", **options)
     lines, tensors = outcome(resume(tmp_path / "parts"))

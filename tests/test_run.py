@@ -9,7 +9,7 @@ from scanrl import run as runs
 from scanrl.run import Metrics, free_path, locked, new_run, open_run
 from scanrl.settings import run_config
 from scanrl.types import DataError
-from tests.test_training import ended, fork
+from tests.runs import ended, fork
 
 CONFIG = run_config("dmm-dc", {"data": "store:/x", "train.steps": 7})
 

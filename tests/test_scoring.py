@@ -8,7 +8,7 @@ from scanrl.scoring import SWEEP, score_run
 from scanrl.stats import Stats
 from scanrl.types import DataError
 from tests.conftest import make_dataset
-from tests.test_training import CARTPOLE, TINY, fit
+from tests.runs import CARTPOLE, TINY, fit
 
 
 @pytest.fixture(scope="module")

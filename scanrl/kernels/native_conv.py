@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scanrl.kernels import native
 from scanrl.kernels.native import Plan, address, rows, strided
+from scanrl.kernels.slices import each_slice
 
 __all__ = ["conv"]
 
@@ -79,6 +80,7 @@ class _Conv(torch.autograd.Function):
         return *_backward(_Inputs(*ctx.saved_tensors), rows(dy)), None
 
 
+@each_slice
 def conv(x: Tensor, kernel: Tensor, bias: Tensor, past: Tensor | None, place: Tensor | None) -> Tensor:
     """All tokens of float32 CPU tensors, none of them empty but perhaps `past`. Returns y (B, L, D)."""
     arguments = _Inputs(x, kernel, bias, past, place)

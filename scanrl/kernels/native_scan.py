@@ -12,6 +12,7 @@ from torch import Tensor
 from scanrl.kernels import native
 from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import Plan, address, rows, strided
+from scanrl.kernels.slices import each_slice
 
 __all__ = ["scan"]
 
@@ -122,6 +123,12 @@ def scan(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
 
     A float64 state is carried in two floats, unless a gradient is wanted: then it is float32 on the way.
     """
+    return _scan(softplus, *x)
+
+
+@each_slice
+def _scan(softplus: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    x = Inputs(*tensors)  # pyright: ignore[reportArgumentType]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x):
         h = None if x.h is None else x.h.float()
         y, last = _Scan.apply(softplus, *x._replace(h=h))  # pyright: ignore[reportGeneralTypeIssues]

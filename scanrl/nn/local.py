@@ -128,13 +128,16 @@ class _Windows(torch.autograd.Function):
     """Every window of `w` tokens as one row: `(B, w-1+L, D) -> (B, L, wD)`, oldest token first."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, window: int) -> Tensor:
+    def forward(padded: Tensor, window: int) -> Tensor:
         padded = padded.contiguous()
         batch, total, width = padded.shape
-        ctx.window, ctx.shape = window, padded.shape
         # Consecutive windows overlap in memory: row t starts one token after row t-1.
         rows = padded.as_strided((batch, total - window + 1, window * width), (total * width, width, 1))
         return rows.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.shape, ctx.window = inputs[0].shape, inputs[1]
 
     @staticmethod
     @once_differentiable
@@ -144,3 +147,10 @@ class _Windows(torch.autograd.Function):
         for i in range(ctx.window):
             padded[:, i : i + grad.shape[1]] += parts[:, :, i]
         return padded, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], *given: Any) -> tuple[Tensor, int]:
+        # Windows have no parameters, so that the rows of all slices are rows of one batch.
+        padded, window = given[0].movedim(in_dims[0], 0), given[1]
+        rows = _Windows.apply(padded.flatten(0, 1), window)
+        return cast(Tensor, rows).unflatten(0, padded.shape[:2]), 0

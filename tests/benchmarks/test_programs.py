@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import growth, in_context
+from benchmarks import growth, in_context, seeds
 from scanrl.bench.equality import Differs
+from scanrl.stacked import Stacked
+from tests.conftest import make_dataset
 
 PROGRAMS = sorted(
     path.stem
@@ -77,3 +79,15 @@ def test_the_peak_of_memory_is_what_is_held_at_a_time() -> None:
 
     assert growth.peak_bytes(one_after_the_other) == pytest.approx(size, rel=0.01)
     assert growth.peak_bytes(together) == pytest.approx(3 * size, rel=0.01)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_stacked_seeds_that_differ_from_those_in_turn_are_refused(wrong: bool) -> None:
+    turns, others = (seeds.learners("W1", 2, "cpu", make_dataset(), width=8) for _ in range(2))
+    if not wrong:
+        seeds.require_equal_seeds(turns, Stacked(others))
+        return
+    with torch.no_grad():
+        others[1].model.head.linear.weight.mul_(1.1)
+    with pytest.raises(Differs, match=r"^stacked, seed 1: result .* differs by"):
+        seeds.require_equal_seeds(turns, Stacked(others))

@@ -1,0 +1,198 @@
+"""`Learner`: one run while it goes on: network, optimiser, windows, random numbers, and its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scanrl import randomness
+from scanrl.batch import Batch
+from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
+from scanrl.data import Dataset
+from scanrl.data.windows import WindowSampler, iterate_windows
+from scanrl.evaluation import evaluate, library_versions
+from scanrl.graphs import CudaGraph, Replayed, graphs_wanted
+from scanrl.models.decision import DecisionModel
+from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
+from scanrl.policy import Policy
+from scanrl.run import Run
+from scanrl.settings import TrainConfig
+from scanrl.stats import Stats
+from scanrl.types import DataError
+
+__all__ = ["Diverged", "Learner"]
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient stopped being finite; the checkpoints hold the weights from before."""
+
+
+class Learner:
+    """Everything a run changes while it goes on. All of it is in a checkpoint, and nothing else decides.
+
+    Args:
+        run: the folder, which need not exist yet, and the settings.
+        dataset: all episodes; those held out are chosen by the run's seed.
+        stats: statistics of `dataset`.
+
+    Attributes:
+        step: updates made.
+        saved: the step of the latest checkpoint written or restored; 0 if there is none.
+        random: states of torch's generators as the last update left them; dropout draws from there.
+    """
+
+    def __init__(self, run: Run, dataset: Dataset, stats: Stats) -> None:
+        self.run, self.dataset = run, dataset
+        self.settings: TrainConfig = run.config.train
+        seed = self.settings.seed
+        model = DecisionModel(run.config.model, dataset.spec, stats, seed=seed)
+        self.model = model.to(self.settings.device).train()
+        held_out = self.settings.validation > 0 and len(dataset) > 1
+        parts = dataset.split(self.settings.validation, seed) if held_out else (dataset, None)
+        self.training, self.held_out = parts
+        self.sampler = WindowSampler(self.training, run.config.model.context, self.settings.batch_size, seed)
+        self.optimizer = adamw(self.model, self.settings)
+        self.random = randomness.seeded(seed, self.settings.device)
+        device = torch.device(self.settings.device)
+        wanted = graphs_wanted(device)
+        self._replayed = Replayed(self._learn, "the training update", CudaGraph(device), device) if wanted else None
+        self.step = self.saved = 0
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint.
+
+        Raises:
+            DataError: it is of other data or another network, or lacks what resuming needs.
+            CorruptFile: the optimiser's moments fit another network.
+        """
+        recorded, found = checkpoint.about.get("fingerprint"), self.dataset.fingerprint
+        if recorded != found:
+            raise DataError(f"{self.run.config.data}: fingerprint: expected {str(recorded)[:12]}…, got {found[:12]}…")
+        if checkpoint.config != self.run.config.model:
+            raise DataError(f"{self.run.path / 'config.yaml'}: model: expected the checkpoint's, got another network")
+        _check_resumable(checkpoint, self.settings.device)
+        self.model.load_state_dict(checkpoint.model().state_dict())
+        load_optimizer(self.optimizer, self.model, checkpoint)
+        self.random = {name: checkpoint.optimizer[name] for name in randomness.names(self.settings.device)}
+        try:
+            self.sampler.load_state_dict(checkpoint.progress["sampler"])
+        except ValueError as error:
+            raise DataError(f"{checkpoint.path / 'train/state.json'}: {error}") from None
+        self.step = self.saved = checkpoint.step
+
+    def update(self) -> tuple[float, float]:
+        """One optimiser step; the loss before it and the gradient's norm before clipping.
+
+        Dropout draws from torch's default generators, which start from `random` here, whoever drew from them since.
+        """
+        randomness.restore(self.random, self.settings.device)
+        batch, rate = self.sampler.sample(), learning_rate(self.step, self.settings)
+        if self._replayed is None:
+            loss, norm = self._gradients(batch.to(self.settings.device))
+        else:
+            set_learning_rate(self.optimizer, rate)
+            loss, norm = self._replayed(*batch)
+        value, size = torch.stack([loss, norm]).tolist()  # one wait for the device
+        self.refuse_unless_finite(value, size)
+        if self._replayed is None:
+            set_learning_rate(self.optimizer, rate)
+            self.optimizer.step()
+        self.step += 1
+        self.random = randomness.states(self.settings.device)
+        return value, size
+
+    def _gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Clipped gradients in the parameters; the loss, and the norm before clipping."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach(), torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+
+    def _learn(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        """A whole update as it is recorded. It cannot stop half way, so that a loss that is not finite shows after."""
+        loss, norm = self._gradients(Batch(*columns))
+        self.optimizer.step()
+        return loss, norm
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What an update makes smaller, of a batch on the run's device; also of all seeds at once in `Stacked`."""
+        return self.model.loss(batch)
+
+    def refuse_unless_finite(self, loss: float, norm: float) -> None:
+        """Raises `Diverged` for a loss or gradient of the next update that is not finite."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            problem = f"loss {loss}, gradient norm {norm}"
+            raise Diverged(
+                f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
+            )
+
+    def validation_loss(self) -> float:
+        """Mean loss over all held-out steps, each seen once."""
+        assert self.held_out is not None
+        total, count = 0.0, 0
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in iterate_windows(self.held_out, self.run.config.model.context, 4 * self.settings.batch_size):
+                valid = int(batch.mask.sum())
+                total += float(self.model.loss(batch.to(self.settings.device))) * valid
+                count += valid
+        self.model.train()
+        return total / max(count, 1)
+
+    def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
+        """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
+        settings = self.run.config.eval
+        policy = Policy(self.model, context=settings.context)
+        scores = evaluate(
+            policy,
+            env,
+            episodes=settings.episodes,
+            seed=settings.seed,
+            targets=settings.targets or None,  # none: the best of the data, or no target where the model takes none
+            num_envs=settings.num_envs,
+            progress=progress,
+        )
+        self.model.train()
+        return scores.summary()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last whole update. Earlier ones stay; see `prune`.
+
+        Raises:
+            Diverged: a weight is not finite; nothing was written.
+            OSError: the disk refused; nothing is left of this checkpoint.
+        """
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise Diverged(f"{self.run.path}: update {self.step}: expected finite weights, got others in {name}")
+        about = {
+            "recipe": self.run.config.recipe,
+            "data": self.run.config.data,
+            "fingerprint": self.dataset.fingerprint,
+            "env": self.run.config.env,
+            "versions": library_versions(),
+        }
+        tensors = {**optimizer_tensors(self.optimizer, self.model), **self.random}
+        save_checkpoint(
+            self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
+        )
+        self.saved = self.step
+
+    def prune(self) -> None:
+        """Remove the checkpoints that are not kept beside the latest."""
+        prune(self.run.path, self.settings.keep, self.saved)
+
+
+def _check_resumable(checkpoint: Checkpoint, device: str) -> None:
+    """A run must not go on with half of its state: it would differ, silently, from one that was not interrupted."""
+    there = {
+        "optimizer": any(name.startswith("exp_avg/") for name in checkpoint.optimizer),
+        "random": all(name in checkpoint.optimizer for name in randomness.names(device)),
+        "sampler": "sampler" in checkpoint.progress,
+    }
+    missing = [name for name, found in there.items() if not found]
+    if missing:
+        raise DataError(f"{checkpoint.path / 'train'}: expected the state of {', '.join(there)}, got no {missing[0]}")
