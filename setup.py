@@ -8,10 +8,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 CSRC = "scanrl/kernels/csrc"
-SOURCES = ("native", "scan", "conv", "rate", "portable", "neon", "avx2", "avx512")
+SOURCES = ("native", "scan", "conv", "activation", "product", "rate", "portable", "neon", "avx2", "avx512")
 HEADERS = (
     *("module", "isa", "kernel", "lanes", "rows"),
-    *("scan", "scan_kernel", "carry_kernel", "conv", "conv_kernel", "rate_kernel"),
+    *("scan", "scan_kernel", "carry_kernel", "conv", "conv_kernel", "activation", "activation_kernel"),
+    *("product", "product_kernel", "half_kernel", "rate_kernel"),
 )
 
 

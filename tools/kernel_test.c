@@ -185,6 +185,7 @@ static void scan_backward_test(const Kernel *k, const Shape *s, const Inputs *in
     p.du = filled(BLE);
     p.ddt = filled(BLE);
     p.dz = in->z.at ? filled(BLE) : NULL;
+    p.dz_row = s->L * s->E, p.dz_step = s->E;
     p.dB = floats(BL * padded);
     p.dC = floats(BL * padded);
     p.dchannel = floats((s->N + 2) * s->E);
@@ -242,7 +243,7 @@ static void conv_test(const Kernel *k, ConvShape s, int has_past) {
     in.bias = filled(s.M * s.D);
     in.place = place;
     ConvForward f = {.in = in, .y = filled(BLD)};
-    ConvBackward p = {.in = in, .dy = {dy, s.L * s.D, s.D}, .dx = filled(BLD)};
+    ConvBackward p = {.in = in, .dy = {dy, s.L * s.D, s.D}, .dx = filled(BLD), .dx_row = s.L * s.D, .dx_step = s.D};
     p.dpast = in.past.at ? filled(s.B * before * s.D) : NULL;
     p.dkernel = floats(MwD);
     p.dbias = floats(s.M * s.D);

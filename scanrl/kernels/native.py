@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch  # before _native: torch brings the OpenMP runtime that the extension then shares
 from torch import Tensor
 
-__all__ = ["Isa", "Plan", "address", "extension", "isa", "module", "plan", "rows", "strided", "threads"]
+__all__ = ["Isa", "Plan", "address", "extension", "isa", "keep_memory", "module", "plan", "rows", "strided", "threads"]
 
-ABI = 4  # of the calls into the extension; raise it here and in native.c whenever one of them changes
+ABI = 5  # of the calls into the extension; raise it here and in native.c whenever one of them changes
 TASKS = 32  # pieces of work to aim at: enough for any sensible number of threads, few enough to add up
 
 
@@ -67,6 +67,15 @@ def isa() -> Isa:
     known = wanted in [name for name, *_ in builds]
     problem = "this processor lacks it" if known else "there is no such instruction set"
     raise RuntimeError(f"SCANRL_ISA={wanted}: {problem}; use {' or '.join(found.name for found in here)}, or unset it")
+
+
+def keep_memory() -> bool:
+    """Lets this process keep the memory it frees, where the C library can; False where nothing changed.
+
+    An update allocates and frees tens of megabytes. By default glibc gives them back each time, and takes pages again
+    that the system has to fill with zeros first: up to half the time of an update.
+    """
+    return extension()[0] is not None and module().keep_memory()
 
 
 def threads() -> int:

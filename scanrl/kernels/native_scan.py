@@ -14,7 +14,7 @@ from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import Plan, address, rows, strided
 from scanrl.kernels.slices import each_slice
 
-__all__ = ["scan"]
+__all__ = ["Gradients", "Outputs", "backward", "forward", "outputs", "pack", "scan"]
 
 LOG2E = 1.4426950408889634
 SMALL = 1 << 15  # B * L * E * N below which one thread is enough
@@ -29,7 +29,7 @@ def _by_state(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.transpose(1, 2).contiguous()
 
 
-def _packed(x: Inputs) -> Inputs:
+def pack(x: Inputs) -> Inputs:
     """The arguments as the kernels read them: A is (N, E) and times log2(e), the state (B, N, E)."""
     A = (x.A.detach().t() * LOG2E).contiguous()
     D, bias = (None if v is None else v.contiguous() for v in (x.D, x.dt_bias))
@@ -44,17 +44,27 @@ def _integers(x: Inputs, plan: Plan, softplus: bool) -> tuple[int, ...]:
     return (*head, *sequences, *map(address, (x.A, x.D, x.dt_bias, x.h)))
 
 
-def _forward(x: Inputs, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y (B, L, E), the last state (B, N, E) and, to `keep` for backward, the states before every chunk."""
-    module = native.module()
-    batch, length, channels = x.u.shape
-    states = x.A.shape[0]
-    y = x.u.new_empty(x.u.shape)
-    last = x.u.new_empty(batch, states, channels)
-    checkpoints = x.u.new_empty(batch, -(-length // module.chunk), states, channels) if keep else None
-    plan = _plan(x)
-    module.forward(*_integers(x, plan, softplus), y.data_ptr(), last.data_ptr(), address(checkpoints), 0)
-    return y, last, checkpoints
+class Outputs(NamedTuple):
+    """What forward fills."""
+
+    y: Tensor  # (B, L, E)
+    last: Tensor  # (B, N, E)
+    checkpoints: Tensor | None  # (B, chunks, N, E), the states before every chunk, for backward
+
+
+def outputs(x: Tensor, A: Tensor, keep: bool) -> Outputs:
+    """Memory for the results for as many tokens as in x (B, L, *), with checkpoints or without; `A` is packed."""
+    batch, length, _ = x.shape
+    states, channels = A.shape
+    chunks = -(-length // native.module().chunk)
+    checkpoints = A.new_empty(batch, chunks, states, channels) if keep else None
+    return Outputs(A.new_empty(batch, length, channels), A.new_empty(batch, states, channels), checkpoints)
+
+
+def forward(x: Inputs, softplus: bool, to: Outputs) -> None:
+    """Scans packed inputs and fills `to`."""
+    integers = _integers(x, _plan(x), softplus)
+    native.module().forward(*integers, *map(address, to), 0)
 
 
 def _carried(x: Inputs, softplus: bool, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +75,7 @@ def _carried(x: Inputs, softplus: bool, h: Tensor) -> tuple[Tensor, Tensor]:
     return y, last.transpose(1, 2)
 
 
-class _Gradients(NamedTuple):
+class Gradients(NamedTuple):
     """What backward fills. Where tasks add up there is a part per group or slab; the first ends up as the sum."""
 
     du: Tensor
@@ -77,26 +87,42 @@ class _Gradients(NamedTuple):
     dh: Tensor  # (B, N, E)
 
 
-def _backward(x: Inputs, softplus: bool, checkpoints: Tensor, dy: Tensor, dlast: Tensor | None) -> _Gradients:
+def backward(
+    x: Inputs,
+    softplus: bool,
+    checkpoints: Tensor,
+    dy: Tensor,
+    dlast: Tensor | None,
+    dz: Tensor | None = None,
+    *,
+    reuse: bool = False,
+) -> Gradients:
+    """Every gradient from those of y and the last state (B, N, E).
+
+    `dz` says where that of z belongs. With `reuse`, those of u and dt take the memory of `dy` and dt, both contiguous:
+    each token is read before it is written, and no new memory has to come into the caches.
+    """
     batch, length, channels = x.u.shape
     states = x.A.shape[0]
     plan, tile = _plan(x), native.isa().tile
     padded = -(-states // tile) * tile
-    du, ddt = x.u.new_empty(x.u.shape), x.u.new_empty(x.u.shape)
-    dz = None if x.z is None else x.u.new_empty(x.u.shape)
+    du, ddt = (dy, x.dt) if reuse else (x.u.new_empty(x.u.shape), x.u.new_empty(x.u.shape))
+    dz = x.u.new_empty(x.u.shape) if dz is None and x.z is not None else dz
     dB, dC = x.u.new_empty(2, plan.groups, batch, length, padded)
     dchannel = x.u.new_empty(plan.slabs, states + 2, channels)
-    gradients = _Gradients(du, ddt, dz, dB, dC, dchannel, x.u.new_empty(batch, states, channels))
+    gradients = Gradients(du, ddt, dz, dB, dC, dchannel, x.u.new_empty(batch, states, channels))
     given = (checkpoints.data_ptr(), *strided(dy), address(dlast))
-    native.module().backward(*_integers(x, plan, softplus), *given, *map(address, gradients))
+    found = (address(du), address(ddt), *strided(dz), *map(address, gradients[3:]))
+    native.module().backward(*_integers(x, plan, softplus), *given, *found)
     return gradients
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, softplus: bool, *tensors: Tensor | None):
-        x = _packed(Inputs(*tensors))  # pyright: ignore[reportArgumentType]
-        y, last, checkpoints = _forward(x, softplus, keep=True)
+        x = pack(Inputs(*tensors))  # pyright: ignore[reportArgumentType]
+        y, last, checkpoints = to = outputs(x.u, x.A, keep=True)
+        forward(x, softplus, to)
         ctx.softplus = softplus
         ctx.has_state = x.h is not None
         ctx.set_materialize_grads(False)
@@ -110,7 +136,7 @@ class _Scan(torch.autograd.Function):
         checkpoints, *saved = ctx.saved_tensors
         x = Inputs(*saved)
         dy = rows(torch.zeros_like(x.u) if dy is None else dy)
-        g = _backward(x, ctx.softplus, checkpoints, dy, _by_state(dlast))
+        g = backward(x, ctx.softplus, checkpoints, dy, _by_state(dlast))
         dB, dC, dchannel = g.dB[0, ..., : x.A.shape[0]], g.dC[0, ..., : x.A.shape[0]], g.dchannel[0]
         dA, dD, dbias, dh = dchannel[:-2].t(), dchannel[-2], dchannel[-1], g.dh.transpose(1, 2)
         given = (True,) * 5 + (x.D is not None, True, x.dt_bias is not None, ctx.has_state)
@@ -134,6 +160,8 @@ def _scan(softplus: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         y, last = _Scan.apply(softplus, *x._replace(h=h))  # pyright: ignore[reportGeneralTypeIssues]
         return y, last if x.h is None else last.to(x.h.dtype)
     if x.h is not None and x.h.dtype == torch.float64:
-        return _carried(_packed(x._replace(h=None)), softplus, x.h)
-    y, last, _ = _forward(_packed(x), softplus, keep=False)
+        return _carried(pack(x._replace(h=None)), softplus, x.h)
+    x = pack(x)
+    y, last, _ = to = outputs(x.u, x.A, keep=False)
+    forward(x, softplus, to)
     return y, last.transpose(1, 2)

@@ -46,12 +46,13 @@ static void run_backward(const Plan *plan, const ConvBackward *whole, float *oth
     }
 }
 
-/* The plan, M, w, then the arrays of ConvInputs. */
+/* The plan, M, w, silu, then the arrays of ConvInputs. */
 static void read_inputs(Arguments *from, Plan *plan, ConvInputs *in) {
     in->length = read_plan(from, plan);
     in->channels = plan->channels;
     in->places = integer(from);
     in->window = integer(from);
+    in->silu = integer(from);
     in->x = rows(from);
     in->past = rows(from);
     in->kernel = address(from);
@@ -81,6 +82,8 @@ PyObject *conv_backward(PyObject *self, PyObject *const *args, Py_ssize_t count)
     read_inputs(&from, &plan, &p.in);
     p.dy = rows(&from);
     p.dx = address(&from);
+    p.dx_row = integer(&from);
+    p.dx_step = integer(&from);
     p.dpast = address(&from);
     p.dkernel = address(&from);
     p.dbias = address(&from);

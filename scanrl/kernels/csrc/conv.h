@@ -9,6 +9,7 @@
 
 typedef struct {
     int64_t length, channels, places, window;
+    int64_t silu;         /* y = silu(of what is above); only for whole vectors and kernels of one tile */
     Rows x;               /* (B, L, D) */
     Rows past;            /* (B, w-1, D), the tokens before x; past.at may be NULL: zeros */
     const float *kernel;  /* (M, w, D), oldest token first */
@@ -25,6 +26,7 @@ typedef struct {
     ConvInputs in;
     Rows dy;
     float *dx;      /* (B, L, D) */
+    int64_t dx_row, dx_step;
     float *dpast;   /* (B, w-1, D); NULL where there is no past */
     float *dkernel; /* (M, w, D): the rows of a slab add up here */
     float *dbias;   /* (M, D): likewise */

@@ -65,6 +65,7 @@ INLINE void conv_tile(const int n, const ConvForward *f, Corner at, int lanes) {
         x[n - 1] = token(&in, &at, t - reach + n - 1, lanes);
 #pragma GCC unroll 8
         for (int j = 0; j < n; j++) sum += load(k + j * in.channels, lanes) * x[j];
+        if (in.silu) sum *= sigmoid_softplus(sum, NULL);
         store_ahead(y, sum, lanes);
         shift(x, n);
         place = next_place(&in, place);
@@ -92,7 +93,7 @@ static void conv_forward(const ConvForward *f, int64_t row, int64_t first, int64
 /* Where the gradient of token s goes; NULL for a token of the past if there is none. */
 INLINE float *gradient(const ConvBackward *p, const Corner *at, int64_t s) {
     int64_t channels = p->in.channels, before = p->in.window - 1;
-    if (s >= 0) return p->dx + (at->row * p->in.length + s) * channels + at->e;
+    if (s >= 0) return p->dx + at->row * p->dx_row + s * p->dx_step + at->e;
     return p->dpast ? p->dpast + (at->row * before + before + s) * channels + at->e : NULL;
 }
 
@@ -104,16 +105,22 @@ INLINE void conv_tile_backward(const int n, const int one_place, int tiles, cons
     const ConvInputs in = q.in;
     int64_t reach = in.window - 1 - at.i, place = first_place(&in, at.row);
     const float *dy = q.dy.at + at.row * q.dy.row + at.e;
-    float *dx_at = q.dx + (at.row * in.length - reach) * in.channels + at.e; /* token t - reach at t = 0 */
+    float *dx_at = q.dx + at.row * q.dx_row - reach * q.dx_step + at.e; /* token t - reach at t = 0 */
     vec x[TAPS], dx[TAPS] = {{0}}; /* of tokens t - reach to t - reach + n - 1 */
     vec dkernel[TAPS] = {{0}}, dbias = {0};
 #pragma GCC unroll 8
     for (int j = 0; j < n - 1; j++) x[j] = token(&in, &at, j - reach, lanes);
-    for (int64_t t = 0; t < in.length; t++, dy += q.dy.step, dx_at += in.channels) {
+    for (int64_t t = 0; t < in.length; t++, dy += q.dy.step, dx_at += q.dx_step) {
         int64_t tap = (place * in.window + at.i) * in.channels + at.e;
         vec d = load_ahead(dy, lanes);
         x[n - 1] = token(&in, &at, t - reach + n - 1, lanes);
         dx[n - 1] = (vec){0};
+        if (in.silu) {
+            vec sum = load(in.bias + place * in.channels + at.e, lanes);
+#pragma GCC unroll 8
+            for (int j = 0; j < n; j++) sum += load(in.kernel + tap + j * in.channels, lanes) * x[j];
+            d *= silu_slope(sum, sigmoid_softplus(sum, NULL));
+        }
 #pragma GCC unroll 8
         for (int j = 0; j < n; j++) {
             dx[j] += load(in.kernel + tap + j * in.channels, lanes) * d;

@@ -2,7 +2,9 @@
 #ifndef SCANRL_ISA_H
 #define SCANRL_ISA_H
 
+#include "activation.h"
 #include "conv.h"
+#include "product.h"
 #include "scan.h"
 
 typedef struct {
@@ -16,6 +18,14 @@ typedef struct {
     /* Channels e to `end` of one row over all tokens; of dkernel and dbias it sees one part and adds. */
     void (*conv_forward)(const ConvForward *, int64_t row, int64_t e, int64_t end);
     void (*conv_backward)(const ConvBackward *, int64_t row, int64_t e, int64_t end);
+    void (*activation)(const Activation *, int64_t first, int64_t end);
+    int64_t panel; /* columns of B that a matrix product takes at a time */
+    /* Copies panel number `panel` of `depth` rows of B; then rows m to `end` of C, over the same entries of K. */
+    void (*product_panel)(const Product *, int64_t panel, int64_t k0, int64_t depth);
+    void (*product_rows)(const Product *, int64_t m, int64_t end, int64_t k0, int64_t depth);
+    /* The same with operands in bfloat16; NULL where there is no such form. */
+    void (*half_panel)(const Product *, int64_t panel, int64_t k0, int64_t depth);
+    void (*half_rows)(const Product *, int64_t m, int64_t end, int64_t k0, int64_t depth);
     /* Nothing but so many rounds of one operation. */
     float (*rate_exp2)(int64_t rounds, float a);
     float (*rate_fma)(int64_t rounds, float a);

@@ -44,6 +44,9 @@ typedef struct {
     int64_t slab, group, row, last_row, block, last_block;
 } Task;
 
+/* Whether it multiplies in bfloat16 on this processor. */
+int halves(const Kernel *kernel);
+
 /* isa, threads, slab, group, B, L, channels; returns L. */
 int64_t read_plan(Arguments *from, Plan *plan);
 
@@ -100,6 +103,8 @@ PyObject *scan_forward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *scan_backward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *conv_forward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *conv_backward(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *activation(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *rate(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 #endif

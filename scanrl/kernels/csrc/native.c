@@ -4,6 +4,11 @@
  */
 #include "module.h"
 
+#ifdef __GLIBC__
+#include <limits.h>
+#include <malloc.h>
+#endif
+
 #ifdef _OPENMP
 enum { OPENMP = 1 };
 #else
@@ -66,6 +71,14 @@ const Kernel *read_kernel(Arguments *from) {
     return NULL;
 }
 
+int halves(const Kernel *kernel) {
+#if defined(__x86_64__)
+    return kernel->half_rows && __builtin_cpu_supports("avx512bf16");
+#else
+    return kernel->half_rows != NULL;
+#endif
+}
+
 int64_t read_plan(Arguments *from, Plan *plan) {
     plan->kernel = read_kernel(from);
     plan->threads = (int)integer(from);
@@ -93,16 +106,39 @@ static PyObject *isas(PyObject *self, PyObject *unused) {
     return list;
 }
 
+/* Whether the kernel `isa` multiplies in bfloat16 here. */
+static PyObject *has_half(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    Arguments from = {args, count};
+    const Kernel *kernel = read_kernel(&from);
+    return complete(&from) ? PyBool_FromLong(halves(kernel)) : NULL;
+}
+
+/* Whether the C library can be told to. */
+static PyObject *keep_memory(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+#ifdef __GLIBC__
+    enum { LARGEST = 32 << 20 }; /* what glibc allows */
+    return PyBool_FromLong(mallopt(M_MMAP_THRESHOLD, LARGEST) && mallopt(M_TRIM_THRESHOLD, INT_MAX));
+#else
+    Py_RETURN_FALSE;
+#endif
+}
+
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 /* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
-#define ABI 4
+#define ABI 5
 
 static PyMethodDef METHODS[] = {
     {"forward", FAST(scan_forward), "Scan: y, and the last state and the checkpoints or the carried state."},
     {"backward", FAST(scan_backward), "Scan: all gradients; where there are parts, the first holds the sum."},
     {"conv_forward", FAST(conv_forward), "Convolution: y."},
     {"conv_backward", FAST(conv_backward), "Convolution: all gradients."},
+    {"activation", FAST(activation), "Nonlinearity: y, or the gradient of x."},
+    {"product", FAST(product), "Matrix product: C."},
+    {"halves", FAST(has_half), "Whether this kernel multiplies in bfloat16 here."},
+    {"keep_memory", keep_memory, METH_NOARGS, "Freed memory stays with the process; whether that could be set."},
     {"rate", FAST(rate), "So many rounds of one operation; how many were computed."},
     {"isas", isas, METH_NOARGS, "[(name, lanes, tile, runs here)], best first."},
     {NULL, NULL, 0, NULL},

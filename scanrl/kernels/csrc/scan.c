@@ -99,6 +99,8 @@ PyObject *scan_backward(PyObject *self, PyObject *const *args, Py_ssize_t count)
     p.du = address(&from);
     p.ddt = address(&from);
     p.dz = address(&from);
+    p.dz_row = integer(&from);
+    p.dz_step = integer(&from);
     p.dB = address(&from);
     p.dC = address(&from);
     p.dchannel = address(&from);

@@ -33,7 +33,8 @@ typedef struct {
     const float *checkpoints;
     Rows dy;
     const float *dh_last; /* (B, N, E) or NULL */
-    float *du, *ddt, *dz; /* (B, L, E); dz may be NULL */
+    float *du, *ddt, *dz; /* (B, L, E); dz may be NULL; du may be what dy is, and ddt what dt is */
+    int64_t dz_row, dz_step;
     float *dB, *dC;       /* (groups, B, L, padded N): channels add up here */
     float *dchannel;      /* (slabs, N + 2, E): rows of the batch add up dA (N), dD, dbias here */
     float *dh;            /* (B, N, E): the running gradient of the state, at the end that of h0 */

@@ -223,7 +223,8 @@ static void write_gradients(const Tokens *k, const Gradients *g, const Backward 
         vec ddt = ddelta * k->slope[t];
         store_ahead(p->du + at, k->delta[t] * g->du[t] + D * g->dy[t], lanes);
         store_ahead(p->ddt + at, ddt, lanes);
-        if (p->dz) store_ahead(p->dz + at, (k->y[t] + D * k->u[t]) * g->gate[t], lanes);
+        float *dz = p->dz ? p->dz + row * p->dz_row + (t0 + t) * p->dz_step + e : NULL;
+        if (dz) store_ahead(dz, (k->y[t] + D * k->u[t]) * g->gate[t], lanes);
         dD += k->u[t] * g->dy[t];
         dbias += ddt;
     }
