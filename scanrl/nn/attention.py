@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scanrl.kernels import linear
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State
 
@@ -63,7 +64,9 @@ class Attention(Mixer):
         return AttentionState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=weight.device))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        q, k, v = (
+            linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, H, L, D/H)
         return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -71,7 +74,7 @@ class Attention(Mixer):
         return F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=mask is None)
 
     def _merge(self, y: Tensor) -> Tensor:
-        return self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        return self.dropout(linear(y.transpose(1, 2).flatten(2), self.out.weight, self.out.bias))
 
     def _mask(self, length: int, count: Tensor) -> Tensor:
         """`(B, 1, L, W-1+L)`: true where query `i` may see cache slot or token `j`."""

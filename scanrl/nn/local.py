@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scanrl.kernels import causal_conv
+from scanrl.kernels import causal_conv, fast, local_linear
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State, uniform_bound
 
@@ -40,6 +40,7 @@ class LocalConv(Mixer):
     def __init__(self, config: ModelConfig, *, width: int | None = None, window: int | None = None, split: bool = True):
         super().__init__()
         width, window = width or config.width, window or config.window
+        self.window = window
         self.places = config.period if split else 1
         bound = uniform_bound(window)
         self.kernel = nn.Parameter(torch.empty(self.places, window, width).uniform_(-bound, bound))
@@ -48,12 +49,18 @@ class LocalConv(Mixer):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         before = cast("LocalState | None", state)
         past, place = (None, None) if before is None else (before.inputs.to(x.dtype), before.place)
-        fresh = before or self.initial_state(len(x))
-        length, kept = x.shape[1], fresh.inputs.shape[1]
+        length, kept = x.shape[1], self.window - 1
         # A copy of the last tokens: the state neither keeps the chunk in memory nor changes with it.
-        inputs = torch.cat([fresh.inputs[:, length:].to(x.dtype), x[:, max(0, length - kept) :]], 1)
+        inputs = x[:, max(0, length - kept) :].clone()
+        if length < kept:
+            earlier = self.initial_state(len(x)).inputs if past is None else past
+            inputs = torch.cat([earlier[:, length:].to(x.dtype), inputs], 1)
         y = causal_conv(x, self.kernel, self.bias, past=past, place=place)
-        return y, LocalState(inputs, (fresh.place + length) % self.places)
+        return y, self.after(inputs, place, length)
+
+    def after(self, inputs: Tensor, place: Tensor | None, length: int) -> LocalState:
+        """The state `length` tokens after `place`, or after the start, with the last inputs."""
+        return _after(inputs, place, length, self.places)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         window, place, state = _advance(self, x[:, None], state)
@@ -84,6 +91,9 @@ class LocalLinear(Mixer):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         aligned = state is None
         batch, length, width = x.shape
+        if aligned and length >= self.window - 1 and fast(x, self.weight):
+            inputs = x[:, length - (self.window - 1) :].clone()
+            return local_linear(x.float(), self.weight), self.after(inputs, None, length)
         padded, place, state = _advance(self, x, state)
         if not aligned:
             return self._select(_Windows.apply(padded, self.window), place), state
@@ -102,6 +112,10 @@ class LocalLinear(Mixer):
     def initial_state(self, batch: int) -> LocalState:
         return _empty(self.weight, batch, self.window, self.width)
 
+    def after(self, inputs: Tensor, place: Tensor | None, length: int) -> LocalState:
+        """The state `length` tokens after `place`, or after the start, with the last inputs."""
+        return _after(inputs, place, length, self.places)
+
     def _select(self, windows: Tensor, place: Tensor) -> Tensor:
         """All places' products, then the one that belongs to each token: `(B, L, wD) -> (B, L, D)`."""
         every = F.linear(windows, self.weight.to(windows.dtype).flatten(0, 1)).unflatten(-1, (self.places, self.width))
@@ -112,6 +126,13 @@ class LocalLinear(Mixer):
 def _empty(weight: Tensor, batch: int, window: int, width: int) -> LocalState:
     place = torch.zeros(batch, dtype=torch.int64, device=weight.device)
     return LocalState(weight.new_zeros(batch, window - 1, width), place)
+
+
+def _after(inputs: Tensor, place: Tensor | None, length: int, places: int) -> LocalState:
+    if place is None:
+        place = torch.full((len(inputs),), length % places, dtype=torch.int64, device=inputs.device)
+        return LocalState(inputs, place)
+    return LocalState(inputs, (place + length) % places)
 
 
 def _advance(mixer: LocalConv | LocalLinear, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, LocalState]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scanrl.kernels import selective_scan, selective_step
+from scanrl.kernels import Inner, Weights, fast, mamba, selective_scan, selective_step
 from scanrl.nn.config import ModelConfig
-from scanrl.nn.local import LocalConv, LocalLinear
+from scanrl.nn.local import LocalConv, LocalLinear, LocalState
 from scanrl.nn.mixer import Mixer, State
 
 __all__ = ["Mamba", "MambaState"]
@@ -71,6 +71,8 @@ class Mamba(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         before = cast("MambaState | None", state)
+        if self._fusible(x, before):
+            return self._fused(x.float(), before)
         p, z = self.in_proj(x).chunk(2, -1)
         inner_state: State = ()
         if self.inner is not None:
@@ -81,6 +83,39 @@ class Mamba(Mixer):
             p, dt, self._A(), B, C, D=self.D, z=z, dt_bias=self.dt_proj.bias, h=None if before is None else before.h
         )
         return self.out_proj(y), MambaState(inner_state, h)
+
+    def _fused(self, x: Tensor, before: MambaState | None) -> tuple[Tensor, State]:
+        """`forward` as one function round its matrix products."""
+        weights = Weights(
+            self.in_proj.weight,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            self.dt_proj.bias,
+            self.A_log,
+            self.D,
+            self.out_proj.weight,
+        )
+        carried = None if before is None else before.h.float()
+        if self.inner is None:
+            y, _, h = mamba(x, weights, Inner(), carried)
+            return y, MambaState((), h if before is None else h.to(before.h.dtype))
+        mixer, state = cast("LocalConv | LocalLinear", self.inner), cast(LocalState, before and before.inner)
+        past, place = (None, None) if before is None else (state.inputs.float(), state.place)
+        if isinstance(mixer, LocalConv):
+            inner = Inner(mixer.kernel, mixer.bias, past, place)
+        else:
+            inner = Inner(mixer.weight)
+        y, inputs, h = mamba(x, weights, inner, carried)
+        h = h if before is None else h.to(before.h.dtype)
+        return y, MambaState(mixer.after(inputs, place, x.shape[1]), h)
+
+    def _fusible(self, x: Tensor, before: MambaState | None) -> bool:
+        if before is not None and not torch.is_grad_enabled():
+            return False  # acting: the scan may carry the state in float64
+        if isinstance(self.inner, LocalLinear) and before is not None:
+            return False  # rows at different places in the step: a product per row and place
+        memory = 0 if self.inner is None else cast("LocalConv | LocalLinear", self.inner).window - 1
+        return x.shape[1] >= memory and fast(x, self.A_log)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         inner_state, h = state

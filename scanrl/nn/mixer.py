@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from scanrl.kernels import mlp
 from scanrl.nn.config import Activation, ModelConfig
 from scanrl.types import DataError
 
-__all__ = ["MLP", "Mixer", "Stack", "State", "Term", "activate", "parse_pattern", "replace_rows"]
+__all__ = ["MLP", "Mixer", "Stack", "State", "Term", "parse_pattern", "replace_rows"]
 
 State = tuple[Any, ...]
 """A tree of tensors; `()` for a mixer without memory."""
@@ -60,11 +60,6 @@ def replace_rows(state: State, rows: Tensor, other: State) -> State:
     return tuple(parts) if type(state) is tuple else type(state)(*parts)
 
 
-def activate(x: Tensor, name: Activation) -> Tensor:
-    """The named nonlinearity."""
-    return {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[name](x)
-
-
 class MLP(Mixer):
     """Position-wise `W2 act(W1 x)` with hidden width `mlp_ratio * D`; a mixer whose state is empty."""
 
@@ -76,7 +71,8 @@ class MLP(Mixer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.dropout(self.down(activate(self.up(x), self.activation))), ()
+        up, down = self.up, self.down
+        return self.dropout(mlp(x, up.weight, up.bias, self.activation, down.weight, down.bias)), ()
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         return self.forward(x)

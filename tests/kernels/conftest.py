@@ -2,7 +2,7 @@
 
 import pytest
 
-from scanrl.kernels import choice, native
+from scanrl.kernels import choice, native, native_product
 
 extension, _ = native.extension()
 ISAS = [name for name, _, _, runs in extension.isas() if runs] if extension else []
@@ -12,9 +12,12 @@ ISAS = [name for name, _, _, runs in extension.isas() if runs] if extension else
 def isa(request, monkeypatch):
     """Runs the test once per instruction set."""
     monkeypatch.setenv("SCANRL_ISA", request.param)
-    native.isa.cache_clear()
+    caches = (native.isa, native_product.halves)
+    for cache in caches:
+        cache.cache_clear()
     yield request.param
-    native.isa.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.fixture
