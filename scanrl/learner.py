@@ -119,7 +119,7 @@ class Learner:
 
     def loss(self, batch: Batch) -> Tensor:
         """What an update makes smaller, of a batch on the run's device; also of all seeds at once in `Stacked`."""
-        return self.model.loss(batch)
+        return self.model.loss(batch, half=torch.bfloat16 if self.settings.precision == "bfloat16" else None)
 
     def refuse_unless_finite(self, loss: float, norm: float) -> None:
         """Raises `Diverged` for a loss or gradient of the next update that is not finite."""

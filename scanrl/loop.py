@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scanrl import randomness
 from scanrl.console import TrainingBar
+from scanrl.kernels import keep_memory
 from scanrl.learner import Learner
 from scanrl.run import Metrics
 from scanrl.signals import stop_signals
@@ -40,6 +41,7 @@ def fit(path: Path, learners: Sequence[Learner], progress: bool) -> None:
     """
     settings, recipe = learners[0].settings, learners[0].run.config.recipe
     label = recipe if len(learners) == 1 else f"{recipe}, {len(learners)} seeds"
+    keep_memory()
     bar = TrainingBar(settings.steps, min(one.step for one in learners), label, progress)
     with ExitStack() as stack:
         files = [(one.run.path, one.step, one.settings.tensorboard) for one in learners]

@@ -51,6 +51,9 @@ class TrainConfig:
     """Checkpoints kept, the latest ones; 0 keeps all."""
     log_every: int = 50
     """Updates between lines of metrics.jsonl."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the operands of the network's matrix products in an update. Weights, scan, norms, tokens, head and the
+    validation loss are float32 either way."""
     seed: int = 0
     """Seed of weights, windows, dropout and the held-out split."""
     device: str = "cpu"

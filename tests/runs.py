@@ -29,6 +29,7 @@ TINY = {
     "train.log_every": 1,
 }
 DT = {**TINY, "model.pattern": "attention mlp", "model.max_length": 30}
+HALF = {**TINY, "model.pattern": "mamba mlp", "train.precision": "bfloat16"}
 STEPS = 18
 
 

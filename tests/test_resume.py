@@ -12,13 +12,13 @@ from scanrl.run import open_run
 from scanrl.training import Interrupted, resume
 from scanrl.types import CorruptFile, DataError
 from tests.conftest import make_dataset
-from tests.runs import CARTPOLE, DT, TINY, fit, outcome, stop_at, stopped
+from tests.runs import CARTPOLE, DT, HALF, TINY, fit, outcome, stop_at, stopped
 from tests.test_checkpoint import reseal
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
 
-@pytest.mark.parametrize("recipe, overrides", [("dmm-dc", TINY), ("dt", DT)])
+@pytest.mark.parametrize("recipe, overrides", [("dmm-dc", TINY), ("dt", DT), ("dm", HALF)])
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, recipe, overrides):
     fit(tmp_path / "whole", recipe, overrides=overrides)
     assert open_run(tmp_path / "whole").config.model.dropout > 0

@@ -13,7 +13,7 @@ from scanrl.run import open_run
 from scanrl.settings import TrainConfig
 from scanrl.training import Diverged, resume
 from tests.conftest import make_dataset
-from tests.runs import CARTPOLE, STEPS, TINY, fit, outcome, stopped
+from tests.runs import CARTPOLE, DT, HALF, STEPS, TINY, fit, outcome, stopped
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
@@ -101,6 +101,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tmp_path, 
     assert found.step == 5
     assert all(tensor.isfinite().all() for tensor in found.weights.values())
     assert open_run(tmp_path / "run").metrics()[-1]["step"] == 6
+
+
+@pytest.mark.parametrize("overrides", [TINY, HALF, DT])
+def test_a_run_in_half_precision_has_other_losses_and_weights_in_float32(tmp_path, overrides):
+    whole = fit(tmp_path / "whole", overrides={**overrides, "train.precision": "float32"})
+    half = fit(tmp_path / "half", overrides={**overrides, "train.precision": "bfloat16"})
+    losses = [[line["train/loss"] for line in run.metrics() if "train/loss" in line] for run in (whole, half)]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    found = load_checkpoint(half.path)
+    assert {t.dtype for t in found.weights.values()} == {torch.float32}
+    assert open_run(half.path).config.train.precision == "bfloat16"
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path):

@@ -6,6 +6,7 @@ Symbols: `B` batch, `T` steps, `M` tokens per step, `L = T*M` tokens, `D` width,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +53,24 @@ class DecisionModel(nn.Module):
             for part in (self.stack, self.norm, self.head):
                 part.apply(_initialise)
 
-    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
-        """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token."""
-        hidden, after = self.stack(self.tokens(batch), state)
+    def forward(
+        self, batch: Batch, state: State | None = None, half: torch.dtype | None = None
+    ) -> tuple[Tensor, State]:
+        """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token.
+
+        With `half`, the operands of the stack's matrix products take that dtype. Tokens and head do not: a return-to-go
+        or an action with three digits would be another one.
+        """
+        tokens = self.tokens(batch)
+        with torch.autocast(tokens.device.type, half) if half else nullcontext():
+            hidden, after = self.stack(tokens, state)
+        hidden = hidden.to(tokens.dtype)
         at_observation = hidden[:, self.config.layout.index("s") :: self.config.period]
         return self.norm(at_observation), after
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The head's loss, averaged over valid steps only."""
-        hidden, _ = self(batch)
+    def loss(self, batch: Batch, half: torch.dtype | None = None) -> Tensor:
+        """The head's loss, averaged over valid steps only; `half` as in `forward`."""
+        hidden, _ = self(batch, half=half)
         return self.head.loss(hidden, self.tokens.scale_actions(batch.actions), batch.mask)
 
     def actions(self, batch: Batch) -> Tensor:
