@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import growth, in_context, seeds
+from benchmarks import growth, in_context, seeds, training
+from benchmarks.arithmetic import arithmetic
 from scanrl.bench.equality import Differs
 from scanrl.stacked import Stacked
 from tests.conftest import make_dataset
@@ -56,6 +57,27 @@ def _small(name: str, **changes: object):
     from scanrl.bench.models import hopper_model
 
     return hopper_model(name, width=16, **changes)
+
+
+@pytest.mark.parametrize("case", ["W1", "W2", "W6", "DT"])
+def test_candidates_for_a_training_step_agree_with_float64(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, *_ = training.CASES[case]
+    monkeypatch.setitem(training.CASES, case, (recipe, 4, 3))
+    steps = {name: training.Step(case, name) for name in training.candidates(case)}
+    training.refuse_unless_equal(steps)
+    for step in steps.values():
+        before = step.model.norm.weight.clone()
+        step()
+        assert not torch.equal(step.model.norm.weight, before)
+    with torch.no_grad():
+        steps["ours"].model.norm.weight.add_(0.01)
+    with pytest.raises(SystemExit, match=r"^ours: differs"):
+        training.refuse_unless_equal(steps)
+
+
+def test_the_arithmetic_of_a_step_runs_alone() -> None:
+    arithmetic(_small("dmm-dc"), 2, 9)()
+    arithmetic(_small("dm"), 2, 9)()
 
 
 def test_mixers_of_the_growth_benchmark_agree_with_float64() -> None:
