@@ -9,8 +9,9 @@
 #include "scan_kernel.h"
 /* after scan_kernel.h, whose reading and writing it uses */
 #include "carry_kernel.h"
+#include "step_kernel.h"
 
 const Kernel KERNEL = {
     ISA_NAME, LANES, TILE, CHAINS, scan_forward, scan_carried, scan_backward, conv_forward, conv_backward, rate_exp2,
-    rate_fma,
+    rate_fma, step_block,
 };

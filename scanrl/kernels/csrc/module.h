@@ -101,5 +101,7 @@ PyObject *scan_backward(PyObject *self, PyObject *const *args, Py_ssize_t count)
 PyObject *conv_forward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *conv_backward(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *rate(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *policy_step(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *step_ops(PyObject *self, PyObject *unused);
 
 #endif
