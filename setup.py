@@ -8,11 +8,12 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 CSRC = "scanrl/kernels/csrc"
-SOURCES = ("native", "scan", "conv", "activation", "product", "rate", "portable", "neon", "avx2", "avx512")
+SOURCES = ("native", "scan", "conv", "activation", "product", "rate", "step", "portable", "neon", "avx2", "avx512")
 HEADERS = (
     *("module", "isa", "kernel", "lanes", "rows"),
     *("scan", "scan_kernel", "carry_kernel", "conv", "conv_kernel", "activation", "activation_kernel"),
     *("product", "product_kernel", "half_kernel", "rate_kernel"),
+    *("step", "step_kernel", "step_linear"),
 )
 
 
@@ -35,7 +36,7 @@ setup(
             sources=[f"{CSRC}/{name}.c" for name in SOURCES],
             depends=[f"{CSRC}/{name}.h" for name in HEADERS],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden"],
+            extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"],
             extra_link_args=["-fopenmp"],
             py_limited_api=True,
             optional=True,

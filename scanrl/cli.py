@@ -68,12 +68,12 @@ def demo(out: Path = Path("outputs/demo"), seconds: float = 75.0, episodes: int 
 
 
 def doctor(json: bool = False) -> int:
-    """Show what this machine offers: device, which scan runs and why, versions, extras.
+    """Show what this machine offers: device, which scan and which step run and why, versions, extras.
 
     Args:
         json: print one JSON object instead of tables.
     """
-    from scanrl.doctor import EXTRAS, diagnose
+    from scanrl.doctor import EXTRAS, describe_steps, diagnose
 
     found = diagnose()
     if json:
@@ -82,6 +82,7 @@ def doctor(json: bool = False) -> int:
     rows = [("device", f"{device['kind']}: {device['name']}, {device['cores']} cores, {device['threads']} threads")]
     rows += [("system", f"{device['system']}, Python {device['python']}")]
     rows += [("scan", f"{scan['impl']} ({scan['detail']}): {scan['reason']}")]
+    rows += [("step", describe_steps(found["step"]))]
     rows += [(name, number or "not installed") for name, number in found["versions"].items()]
     for name, there in found["extras"].items():
         state = "present" if there else f"missing: pip install 'scanrl[{name}]'"

@@ -1,10 +1,9 @@
 """`Policy`: a decision model in an environment, for one stream or many at once.
 
-Symbols: `B` streams, `K` steps of context, `M` tokens per step, `O`/`A` observation/action shape.
+Symbols: `B` streams, `K` steps of context, `O`/`A` observation/action shape.
 
-Acting feeds exactly the training sequence. Each `act` feeds the *tail* of the last step (`a`, and `r` where the layout
-has it), puts the initial state into the rows that start an episode, feeds the *head* of this one (`R`, `s`) and reads
-the action at `s`. The same rule serves every layout.
+This file checks what an environment gives and keeps count of returns and steps, in numpy alone: for one stream the
+whole step takes tens of microseconds. What the streams carry, and how it moves on, is in `scanrl.streams`.
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ import copy
 import math
 import threading
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from scanrl.batch import Batch
 from scanrl.checkpoint import load_checkpoint
+from scanrl.kernels import ScanChoice
 from scanrl.models.decision import DecisionModel
-from scanrl.nn import State, replace_rows
-from scanrl.types import Context, DataError
+from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
+from scanrl.types import Context, DataError, Spec
 
 __all__ = ["Policy"]
 
@@ -38,6 +36,8 @@ class Policy:
         context: `"recurrent"` or a number of steps; see `Context`.
         sample: draw actions from the head's distribution instead of taking its mode.
         seed: of the sampling generator.
+        impl: force the `"native"` or the `"reference"` (torch) form of the step where the state is carried; `None`
+            takes the native one where it can run. A forced one that cannot raises RuntimeError when streams begin.
 
     One policy serves one caller at a time: calls from several threads are serialised.
     """
@@ -50,10 +50,14 @@ class Policy:
         context: Context = "recurrent",
         sample: bool = False,
         seed: int = 0,
+        impl: StepImpl | None = None,
     ) -> None:
         if context != "recurrent" and (not isinstance(context, int) or context < 1):
             raise DataError(f"context: expected 'recurrent' or a number of steps, got {context!r}")
+        if impl not in (None, *get_args(StepImpl)):
+            raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
         self.model = model.eval()
+        self._impl: StepImpl | None = impl
         self.spec = model.spec
         self.context: Context = context
         self.target_return = self._target(target_return)
@@ -90,8 +94,6 @@ class Policy:
             DataError: the target is not finite, or the model reads no return-to-go.
         """
         other = copy.copy(self)
-        other._lock = threading.Lock()
-        other._generator = None if self._generator is None else torch.Generator(self._device)
         other.target_return = self._target(target_return)
         other.reset()
         return other
@@ -102,11 +104,12 @@ class Policy:
         Sampling starts over as well: what follows depends on the seed and on what is seen, not on what was before.
         """
         with self._lock:
-            self._count = 0
+            self._streams: Streams | None = None
+            self._last: _Last | None = None  # None: all rows start
             if self._generator is not None:
                 self._generator.manual_seed(self._seed)
             if count is not None:
-                self._begin(count)
+                self._streams = self._begun(count)
 
     def act(
         self, observations: Any, rewards: Any = 0.0, first: Any = False, *, target_return: Any = None
@@ -127,14 +130,43 @@ class Policy:
         """
         seen = _array("observations", observations, np.float32)
         single = seen.shape == self.spec.observation_shape
-        seen = seen[None] if single else seen
-        with self._lock, torch.inference_mode():
-            inputs = self._check(seen, rewards, first, target_return)
-            if not self._count:
-                self._begin(len(seen))
-            actions = self._advance(*inputs)
-        result = actions.cpu().numpy()
-        return result[0] if single else result
+        with self._lock:
+            step = self._check(seen[None] if single else seen, rewards, first, target_return)
+            streams = self._streams or self._begun(len(step.observation))
+            actions = streams.step(step)
+            if actions is None:
+                _require_finite("observations", step.observation)
+                _require_finite("rewards", step.reward)
+            actions = cast(np.ndarray, actions)
+            # Everything has been computed: only now does the policy move on, so that a failure changes nothing.
+            self._streams = streams
+            self._last = _Last(actions, step.timestep, step.return_to_go)
+        return actions[0].copy() if single else actions.copy()  # the caller may write to its own
+
+    def step_choice(self) -> ScanChoice:
+        """Whether steps are native or in torch, and why."""
+        if self._impl == "reference":
+            return ScanChoice("reference", "asked for by impl", f"torch {torch.__version__}")
+        if self.context == "recurrent":
+            return step_choice(self.model, sample=self._generator is not None)
+        return ScanChoice("reference", f"recomputes the last {self.context} steps", f"torch {torch.__version__}")
+
+    def state_bytes(self) -> int:
+        """Memory of the streams' state, bytes; 0 before the first step."""
+        with self._lock:
+            return 0 if self._streams is None else self._streams.state_bytes()
+
+    def __copy__(self) -> Policy:
+        """The same weights, and streams that go on by themselves."""
+        other = object.__new__(type(self))
+        with self._lock:
+            other.__dict__.update(self.__dict__)
+            other._lock = threading.Lock()
+            if self._generator is not None:
+                other._generator = torch.Generator(self._device)
+                other._generator.set_state(self._generator.get_state())
+            other._streams = None if self._streams is None else self._streams.copy(other._generator)
+        return other
 
     def _target(self, target: float | None) -> float | None:
         """The return to ask for: as told, else the best of the data; `None` where the model reads none."""
@@ -150,94 +182,52 @@ class Policy:
             raise DataError(f"target_return: expected a finite number, got {target}")
         return float(target)
 
-    # The state of the streams: nothing of it is touched before the inputs have been checked.
+    def _begun(self, count: int) -> Streams:
+        return begin(self.model, count, self.context, self._generator, self._impl)
 
-    def _check(self, seen: np.ndarray, rewards: Any, first: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        shape = self.spec.observation_shape
+    def _check(self, seen: np.ndarray, rewards: Any, first: Any, target: Any) -> Step:
+        """The step that the arguments describe. Nothing has been touched when something is wrong with them."""
+        shape, count = self.spec.observation_shape, len(seen)
         if seen.shape[1:] != shape or seen.ndim != len(shape) + 1:
             raise DataError(f"act: observations: expected {shape} or (B, {str(shape)[1:]}, got {seen.shape}")
-        if self._count and len(seen) != self._count:
-            raise DataError(f"act: observations: expected {self._count} streams, got {len(seen)} (call reset first)")
-        count = len(seen)
+        if self._streams is not None and count != self._streams.count:
+            expected = f"expected {self._streams.count} streams"
+            raise DataError(f"act: observations: {expected}, got {count} (call reset first)")
         starts = _column("first", first, np.bool_, count)
         earned = _column("rewards", rewards, np.float32, count)
+        wanted: Any = self.target_return or 0.0
         if target is not None:
             self._target(0.0)  # refused where the model reads none
-        wanted = _column("target_return", (self.target_return or 0.0) if target is None else target, np.float64, count)
-        if self._count:
-            starts |= self._fresh
-        else:
-            starts[:] = True
-        earned[starts] = 0.0
-        told = np.where(starts, wanted, 0.0)  # elsewhere the target is not looked at
-        columns = {"observations": seen.reshape(count, -1), "rewards": earned[:, None], "target_return": told[:, None]}
-        for name, values in columns.items():
-            bad = ~np.isfinite(values).all(1)
-            if bad.any():
-                row = int(bad.argmax())
-                raise DataError(f"act: stream {row}: {name}: expected finite values, got {values[row]}")
-        tensors = (torch.from_numpy(x).to(self._device) for x in (seen, earned, starts, wanted))
-        return cast(tuple[Tensor, Tensor, Tensor, Tensor], tuple(tensors))
+            wanted = _column("target_return", target, np.float64, count)
+            told = starts if self._last is not None else np.True_  # elsewhere the target is not looked at
+            _require_finite("target_return", np.where(told, wanted, 0.0))
+        last = self._last
+        if last is None:
+            starts, last = np.ones(count, np.bool_), _Last.empty(count, self.spec)
+        return_to_go, timestep = last.return_to_go - earned, last.timestep + 1
+        if np.count_nonzero(starts):
+            earned = np.where(starts, np.float32(0.0), earned)
+            return_to_go, timestep = np.where(starts, wanted, return_to_go), np.where(starts, 0, timestep)
+        return Step(*last, earned, starts, seen, timestep, return_to_go)
 
-    def _begin(self, count: int) -> None:
-        device, spec = self._device, self.spec
-        self._count = count
-        self._fresh = np.ones(count, dtype=bool)
-        # In float64: a float32 counter of thousands no longer notices rewards of thousandths.
-        self._return_to_go = torch.zeros(count, dtype=torch.float64, device=device)
-        self._timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-        kind = torch.float32 if spec.action_kind == "continuous" else torch.int64
-        self._last_action = torch.zeros(count, *spec.action_shape, dtype=kind, device=device)
-        if self.context == "recurrent":
-            self._state: State = self.model.initial_state(count)
-            self._initial = self._state
-        else:
-            self._history = _History.empty(count, cast(int, self.context), self)
 
-    def _advance(self, seen: Tensor, earned: Tensor, starts: Tensor, wanted: Tensor) -> Tensor:
-        recurrent = self.context == "recurrent"
-        state = self._feed_tail(earned) if recurrent else None
-        return_to_go = torch.where(starts, wanted, self._return_to_go - earned)
-        timesteps = torch.where(starts, 0, self._timesteps + 1)
-        if recurrent:
-            state = replace_rows(cast(State, state), starts, self._initial)
-            hidden, state = self._feed_head(return_to_go.float(), seen, timesteps, state)
-            actions = self.model.decide(hidden, self._generator)
-        else:
-            history = self._history.pushed(self._last_action, earned, seen, return_to_go.float(), timesteps, starts)
-            actions = self.model.decide(self._recompute(history), self._generator)
-            self._history = history
-        # Everything has been computed: only now does the policy move on, so that a failure changes nothing.
-        if recurrent:
-            self._state = cast(State, state)
-        self._return_to_go, self._timesteps, self._last_action = return_to_go, timesteps, actions
-        self._fresh = np.zeros(self._count, dtype=bool)
-        return actions
+class _Last(NamedTuple):
+    """What remains of the last step, in the order of `Step`."""
 
-    def _feed_tail(self, earned: Tensor) -> State:
-        layout = self.model.config.layout
-        values = {"a": self._last_action, "r": earned, "R": self._return_to_go.float()}
-        tail = [(letter, values[letter]) for letter in layout[layout.index("s") + 1 :]]
-        return self.model.feed(tail, self._timesteps, self._state)[1] if tail else self._state
+    action: np.ndarray  # (B, *A) float32 or (B,) int64
+    timestep: np.ndarray  # (B,) int64
+    # In float64: a float32 counter of thousands no longer notices rewards of thousandths.
+    return_to_go: np.ndarray  # (B,) float64
 
-    def _feed_head(self, return_to_go: Tensor, seen: Tensor, timesteps: Tensor, state: State) -> tuple[Tensor, State]:
-        layout = self.model.config.layout
-        # An `a` or `r` before `s` would be this step's, which is not known yet.
-        values = {"R": return_to_go, "s": seen}
-        head = [(letter, values[letter]) for letter in layout[: layout.index("s") + 1]]
-        return self.model.feed(head, timesteps, state)
-
-    def _recompute(self, history: _History) -> Tensor:
-        batch, last = history.batch()
-        hidden, _ = self.model.stack(self.model.tokens(batch))
-        layout = self.model.config.layout
-        at_observation = hidden[:, layout.index("s") :: len(layout)]
-        return at_observation[torch.arange(len(last), device=last.device), last]
+    @classmethod
+    def empty(cls, count: int, spec: Spec) -> _Last:
+        kind = np.float32 if spec.action_kind == "continuous" else np.int64
+        return cls(np.zeros((count, *spec.action_shape), kind), np.zeros(count, np.int64), np.zeros(count))
 
 
 def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:
     try:
-        return np.asarray(values, dtype=kind)
+        return np.asarray(values, dtype=kind, order="C")
     except (TypeError, ValueError):
         raise DataError(f"act: {name}: expected an array of numbers, got {type(values).__name__}") from None
 
@@ -245,56 +235,16 @@ def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:
 def _column(name: str, values: Any, kind: type[np.generic], count: int) -> np.ndarray:
     """One value per stream, from that many or from a single one."""
     column = _array(name, values, kind)
-    if column.shape not in ((), (1,), (count,)):
+    if column.shape == (count,):
+        return column
+    if column.shape not in ((), (1,)):
         raise DataError(f"act: {name}: expected a number or {count} of them, got shape {column.shape}")
-    return np.broadcast_to(column, (count,)).copy()
+    return np.full(count, column, kind)
 
 
-class _History:
-    """The last `K` steps of every row, oldest first, aligned to the left as in training (padding on the right)."""
-
-    def __init__(self, columns: dict[str, Tensor], length: Tensor) -> None:
-        self.columns, self.length = columns, length
-
-    @classmethod
-    def empty(cls, count: int, context: int, policy: Policy) -> _History:
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(count, context, *shape, dtype=dtype, device=policy._device)
-
-        columns = {
-            "observations": zeros(*policy.spec.observation_shape),
-            "actions": zeros(*policy.spec.action_shape, dtype=policy._last_action.dtype),
-            "rewards": zeros(),
-            "returns_to_go": zeros(),
-            "timesteps": zeros(dtype=torch.int64),
-        }
-        return cls(columns, torch.zeros(count, dtype=torch.int64, device=policy._device))
-
-    def pushed(
-        self, action: Tensor, reward: Tensor, seen: Tensor, return_to_go: Tensor, timesteps: Tensor, starts: Tensor
-    ) -> _History:
-        """The history with the last step completed and a new step begun; rows that start keep nothing."""
-        columns = {name: column.clone() for name, column in self.columns.items()}
-        rows, context = torch.arange(len(starts), device=starts.device), columns["rewards"].shape[1]
-        last = (self.length - 1).clamp(min=0)
-        columns["actions"][rows, last] = action
-        columns["rewards"][rows, last] = reward
-        full = self.length == context
-        for name, column in columns.items():
-            moved = torch.where(full.view(-1, *(1,) * (column.ndim - 1)), column.roll(-1, 1), column)
-            columns[name] = moved.masked_fill(starts.view(-1, *(1,) * (column.ndim - 1)), 0)
-        length = torch.where(starts, 1, (self.length + 1).clamp(max=context))
-        new = length - 1
-        columns["observations"][rows, new] = seen
-        columns["returns_to_go"][rows, new] = return_to_go
-        columns["timesteps"][rows, new] = timesteps
-        columns["actions"][rows, new] = 0
-        columns["rewards"][rows, new] = 0.0
-        return _History(columns, length)
-
-    def batch(self) -> tuple[Batch, Tensor]:
-        """A batch of windows, cut to the longest row, and the index of each row's present step."""
-        longest = int(self.length.max())
-        cut = {name: column[:, :longest] for name, column in self.columns.items()}
-        mask = torch.arange(longest, device=self.length.device) < self.length[:, None]
-        return Batch(**cut, mask=mask), self.length - 1
+def _require_finite(name: str, values: np.ndarray) -> None:
+    """Raises for the first stream with a value that is not finite."""
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(f"act: stream {row}: {name}: expected finite values, got {values[row].reshape(-1)}")

@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"evaluation"},
     {"rollout"},
     {"policy"},
+    {"streams"},
     {"checkpoint"},
     {"models", "data", "envs"},
     {"nn"},

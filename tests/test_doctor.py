@@ -2,15 +2,20 @@ import json
 
 from scanrl import doctor
 from scanrl.cli import main
+from scanrl.models.recipes import RECIPES
+from scanrl.nn.attention import Attention
+from scanrl.nn.mixer import Mixer
 
 
 def test_what_is_found_is_plain_and_complete():
     found = doctor.diagnose()
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"device", "scan", "versions", "extras"}
+    assert set(found) == {"device", "scan", "step", "versions", "extras"}
     assert set(found["device"]) == {"name", "kind", "cores", "threads", "system", "python"}
     assert set(found["scan"]) == {"impl", "reason", "detail"}
     assert found["scan"]["impl"] in ("native", "reference", "gpu")
+    assert set(found["step"]) == set(RECIPES)
+    assert {step["impl"] for step in found["step"].values()} <= {"native", "reference"}
     assert set(found["extras"]) == set(doctor.EXTRAS)
     assert found["versions"]["torch"]
 
@@ -27,3 +32,17 @@ def test_the_table_says_how_to_get_what_is_missing(capsys, monkeypatch):
     for extra in doctor.EXTRAS:
         assert f"missing: pip install 'scanrl[{extra}]'" in said
     assert doctor.diagnose()["scan"]["reason"] in said
+
+
+def test_recipes_that_do_not_step_natively_are_named_with_the_reason(capsys, monkeypatch):
+    monkeypatch.delattr(Attention, "lower")  # as a mixer that was written without one
+    found = doctor.diagnose()
+    assert Attention.lower is Mixer.lower
+    assert main(["doctor"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    if found["scan"]["impl"] == "native":
+        assert found["step"]["dt"]["reason"] == "Attention has no native step"
+        assert {name for name, step in found["step"].items() if step["impl"] != "native"} == {"dt"}
+        assert "dt in torch: Attention has no native step" in said
+    else:
+        assert f"in torch: {found['scan']['reason']}" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from scanrl import streams
 from scanrl.batch import Batch
+from scanrl.kernels import ScanChoice, native
 from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.nn import ModelConfig
@@ -25,6 +28,16 @@ CASES += [("dmm-dl", "", CHOICE), ("dt", "sar", CHOICE)]
 every_case = pytest.mark.parametrize(
     ("name", "layout", "spec"), CASES, ids=[f"{n}-{y}-{s.action_kind}" for n, y, s in CASES]
 )
+
+
+@pytest.fixture(autouse=True, params=["native", "torch"])
+def stepping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs on the native step and on the torch step."""
+    if request.param == "torch":
+        monkeypatch.setattr(streams, "scan_choice", lambda _: ScanChoice("reference", "the test says so", ""))
+    elif native.extension()[0] is None:
+        pytest.skip("the C extension is not available")
+    return request.param
 
 
 def tiny(name: str, layout: str = "", **changes: object) -> ModelConfig:
@@ -151,14 +164,58 @@ def test_a_refused_observation_changes_no_stream() -> None:
     assert np.array_equal(policy.act(seen[3], np.ones(3)), untouched.act(seen[3], np.ones(3)))
 
 
-def test_a_failure_inside_the_network_changes_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observations_of_any_finite_size_are_taken() -> None:
+    policy = Policy(model_of(tiny("dmm-dc")))
+    assert policy.act(np.full(5, 3e38), 3e38).shape == (2,)  # though the network has no use for them
+
+
+@pytest.mark.parametrize("context", ["recurrent", CONTEXT])
+def test_a_first_call_that_is_refused_begins_nothing(context: str | int) -> None:
+    policy = Policy(model_of(tiny("dmm-dc")), context=context)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="stream 1: observations: expected finite"):
+        policy.act(np.array([[0.0] * 5, [np.inf] * 5, [0.0] * 5]))
+    assert policy.act(np.zeros((2, 5)), np.array([np.nan, 0.0])).shape == (2, 2)  # rewards before the first step
+
+
+def test_copies_go_on_by_themselves() -> None:
+    seen = np.random.default_rng(0).normal(size=(8, 2, 5))
+    for context in ("recurrent", CONTEXT):
+        for sample in (False, True):
+            model = model_of(tiny("dmm-dc", head="gaussian"))
+            policy = Policy(model, context=context, sample=sample)  # type: ignore[arg-type]
+            for t in range(3):
+                policy.act(seen[t], 1.0)
+            other = copy.copy(policy)
+            for t in range(3, 8):
+                expected = policy.act(seen[t], 1.0)
+                assert np.array_equal(other.act(seen[t], 1.0), expected)
+                other.reset() if t == 7 else None
+            assert policy.act(seen[0], 1.0).shape == (2, 2)
+
+
+def test_what_is_returned_belongs_to_the_caller() -> None:
     model = model_of(tiny("dmm-dc"))
     policy, untouched = Policy(model), Policy(model)
+    for t in range(4):
+        seen = np.full((2, 5), float(t))
+        action = policy.act(seen, 1.0)
+        assert np.array_equal(action, untouched.act(seen, 1.0))
+        action[:] = 7.0
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_failure_inside_the_network_changes_no_stream(
+    monkeypatch: pytest.MonkeyPatch, stepping: str, sample: bool
+) -> None:
+    if stepping == "native" and not sample:
+        pytest.skip("a native step without sampling has nothing that could fail")
+    model = model_of(tiny("dmm-dc", head="gaussian"))
+    policy, untouched = Policy(model, sample=sample), Policy(model, sample=sample)
     seen = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
     for t in range(2):
         policy.act(seen[t], np.ones(2)), untouched.act(seen[t], np.ones(2))
     with monkeypatch.context() as patch:
-        patch.setattr(model, "decide", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+        patch.setattr(model.head, "choose", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
         with pytest.raises(RuntimeError, match="no memory"):
             policy.act(seen[2], np.ones(2))
     assert np.array_equal(policy.act(seen[2], np.ones(2)), untouched.act(seen[2], np.ones(2)))
@@ -197,7 +254,7 @@ def test_return_to_go_is_reduced_by_what_was_earned() -> None:
     earned, kept = Policy(model, target_return=10.0), Policy(model, target_return=10.0)
     earned.act(seen), kept.act(seen)
     assert not np.allclose(earned.act(seen, 8.0), kept.act(seen, 0.0))
-    assert earned._return_to_go.tolist() == [2.0, 2.0]
+    assert earned._last.return_to_go.tolist() == [2.0, 2.0]  # type: ignore[union-attr]
 
 
 def test_target_returns_may_differ_between_streams() -> None:
@@ -227,16 +284,12 @@ def test_sampled_actions_repeat_with_the_seed_and_vary_without() -> None:
 
 
 def test_state_does_not_grow_with_the_episode() -> None:
-    policy = Policy(model_of(tiny("dmm-dc")))
-
-    def size(tree: object) -> int:
-        return tree.numel() if isinstance(tree, torch.Tensor) else sum(size(part) for part in tree)  # type: ignore[attr-defined]
-
-    sizes = set()
-    for _ in range(60):
-        policy.act(np.zeros((2, 5)), 0.1)
-        sizes.add(size(policy._state))
-    assert len(sizes) == 1
+    for name in ("dmm-dc", "dt"):
+        policy, sizes = Policy(model_of(tiny(name))), set()
+        for _ in range(60):
+            policy.act(np.zeros((2, 5)), 0.1)
+            sizes.add(policy.state_bytes())
+        assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("context", [0, -3, "window", 2.5])
@@ -270,7 +323,7 @@ def test_the_return_to_go_notices_rewards_far_smaller_than_itself() -> None:
     policy = Policy(model_of(tiny("dmm-dc")), target_return=2e5)
     for step in range(101):
         policy.act(np.zeros(5), 0.005 if step else 0.0)
-    assert policy._return_to_go.tolist() == pytest.approx([2e5 - 0.5], abs=1e-6)
+    assert policy._last.return_to_go.tolist() == pytest.approx([2e5 - 0.5], abs=1e-6)
 
 
 def test_reset_starts_sampling_over() -> None:
@@ -290,14 +343,14 @@ def test_reset_waits_for_an_act_in_another_thread(monkeypatch: pytest.MonkeyPatc
     policy = Policy(model)
     policy.act(np.zeros((3, 5)))
     inside, go_on = threading.Event(), threading.Event()
-    decide = model.decide
+    step = policy._streams.step  # type: ignore[union-attr]
 
-    def slow(*args: object) -> torch.Tensor:
+    def slow(x: streams.Step) -> np.ndarray:
         inside.set()
         go_on.wait(5)
-        return decide(*args)  # type: ignore[arg-type]
+        return step(x)
 
-    monkeypatch.setattr(model, "decide", slow)
+    monkeypatch.setattr(policy._streams, "step", slow)
     acting = threading.Thread(target=lambda: policy.act(np.zeros((3, 5))))
     resetting = threading.Thread(target=lambda: policy.reset(5))
     acting.start()
@@ -306,5 +359,4 @@ def test_reset_waits_for_an_act_in_another_thread(monkeypatch: pytest.MonkeyPatc
     go_on.set()
     acting.join(5)
     resetting.join(5)
-    monkeypatch.setattr(model, "decide", decide)
     assert policy.act(np.zeros((5, 5))).shape == (5, 2)

@@ -7,7 +7,7 @@ from scanrl.kernels.native import strided
 
 __all__ = ["GELU", "SILU", "backward", "forward"]
 
-SILU, GELU = 0, 1  # as in csrc/activation.h
+GELU, SILU = 1, 2  # as in csrc/activation.h
 SMALL = 1 << 16  # entries below which one thread is enough
 
 

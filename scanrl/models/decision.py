@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from scanrl.batch import Batch
+from scanrl.kernels.native_step import Code
 from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, Stack, State, Tokens
 from scanrl.nn.mamba import Mamba
+from scanrl.nn.program import LAST, Program
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
@@ -102,6 +104,25 @@ class DecisionModel(nn.Module):
     def initial_state(self, batch: int) -> State:
         """The state of `batch` streams before their first token."""
         return self.stack.initial_state(batch)
+
+    def lower(self, *, sample: bool = False) -> Code:
+        """One step of a policy for the C kernels: `feed` of the tail and the head, then `decide`.
+
+        Weights are copied; dropout is never part of it. With `sample` it gives what the head chooses from.
+
+        Raises:
+            NoNativeStep: a module has no such form.
+        """
+        program = Program(self.config.layout)
+        hidden = self.stack.lower(program, self.tokens.lower(program), LAST)
+        hidden = program.norm(hidden, self.norm, LAST)
+        actions = self.head.lower_outputs(program, hidden) if sample else self.head.lower(program, hidden)
+        if actions is not None:
+            if not sample:
+                self.tokens.lower_unscale(program, actions)
+            program.write(actions)
+        used = (self.tokens, self.stack, self.norm, self.head)
+        return program.finish([t for part in used for t in (*part.parameters(), *part.buffers())])
 
     def parameter_count(self) -> int:
         """Number of trained scalars."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from scanrl.kernels import linear
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State
+from scanrl.nn.program import ALL, Program, Register
 
 __all__ = ["Attention", "AttentionState"]
 
@@ -62,6 +63,25 @@ class Attention(Mixer):
         weight = self.out.weight
         empty = weight.new_zeros(batch, self.heads, self.window - 1, weight.shape[0] // self.heads)
         return AttentionState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=weight.device))
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        head = len(self.out.weight) // self.heads
+        width = program.padded(head)
+
+        def by_head(values: Tensor) -> Tensor:  # (H * D/H, ...), with every head in whole vectors
+            return (
+                F.pad(values.unflatten(0, (self.heads, head)).transpose(1, -1), (0, width - head))
+                .transpose(1, -1)
+                .flatten(0, 1)
+            )
+
+        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        q, k, v = (
+            program.linear(x, by_head(weight), by_head(bias), rows if i == 0 else ALL)
+            for i, (weight, bias) in enumerate(zip(weights, biases, strict=True))
+        )
+        y = program.attend(q, k, v, self.heads, head, self.window, rows)
+        return program.linear(y, by_head(self.out.weight.T).T, self.out.bias, rows)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (

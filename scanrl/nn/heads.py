@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scanrl.nn.program import LAST, NoNativeStep, Program, Register
+
 __all__ = ["CategoricalHead", "GaussianHead", "Head", "RegressionHead", "masked_mean"]
 
 
@@ -36,9 +38,25 @@ class Head(nn.Module, ABC):
     def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
         """Mean loss over valid steps. `hidden` `(B, T, D)`, `actions` `(B, T, A)` or `(B, T)`, `mask` `(B, T)`."""
 
-    @abstractmethod
     def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions `(B, A)` or `(B,)` for `hidden` `(B, D)`: the mode, or a sample if a generator is given."""
+        return self.choose(self.linear(hidden), generator)
+
+    @abstractmethod
+    def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`act` from the outputs of the linear layer."""
+
+    def lower(self, program: Program, hidden: Register) -> Register | None:
+        """Appends the mode to the program; gives its register, or None where the program ends with a choice.
+
+        Raises:
+            NoNativeStep: it has no such form; the policy then steps in torch.
+        """
+        raise NoNativeStep(f"{type(self).__name__} has no native step")
+
+    def lower_outputs(self, program: Program, hidden: Register) -> Register:
+        """Appends the linear layer to the program."""
+        return program.linear(hidden, self.linear.weight, self.linear.bias, LAST)
 
 
 class RegressionHead(Head):
@@ -52,8 +70,13 @@ class RegressionHead(Head):
     def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
         return masked_mean((torch.tanh(self.linear(hidden)) - actions) ** 2, mask)
 
-    def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.tanh(self.linear(hidden))
+    def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.tanh(outputs)
+
+    def lower(self, program: Program, hidden: Register) -> Register:
+        actions = self.lower_outputs(program, hidden)
+        program.activate(actions, "tanh", LAST)
+        return actions
 
 
 class CategoricalHead(Head):
@@ -69,11 +92,13 @@ class CategoricalHead(Head):
         entropy = F.cross_entropy(logits.flatten(0, -2), actions.flatten(), reduction="none")
         return masked_mean(entropy.view(actions.shape), mask)
 
-    def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        logits = self.linear(hidden)
+    def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is None:
-            return logits.argmax(-1)
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+            return outputs.argmax(-1)
+        return torch.multinomial(outputs.softmax(-1), 1, generator=generator)[:, 0]
+
+    def lower(self, program: Program, hidden: Register) -> None:
+        program.argmax(self.lower_outputs(program, hidden))
 
 
 class GaussianHead(Head):
@@ -89,17 +114,23 @@ class GaussianHead(Head):
         super().__init__(width, 2 * action_size)
 
     def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
-        mean, log_std = self._moments(hidden)
+        mean, log_std = self._moments(self.linear(hidden))
         nll = 0.5 * ((actions - mean) / log_std.exp()) ** 2 + log_std + 0.5 * math.log(2 * math.pi)
         return masked_mean(nll, mask)
 
-    def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean, log_std = self._moments(hidden)
+    def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean, log_std = self._moments(outputs)
         if generator is None:
             return mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
 
-    def _moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.linear(hidden).chunk(2, -1)
+    def lower(self, program: Program, hidden: Register) -> Register:
+        actions = self.lower_outputs(program, hidden)
+        actions = actions[: actions.size // 2]
+        program.activate(actions, "tanh", LAST)
+        return actions
+
+    def _moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = outputs.chunk(2, -1)
         return torch.tanh(mean), log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)

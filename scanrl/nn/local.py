@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from scanrl.kernels import causal_conv, fast, local_linear
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State, uniform_bound
+from scanrl.nn.program import ALL, Program, Register, at
 
 __all__ = ["LocalConv", "LocalLinear", "LocalState"]
 
@@ -70,6 +71,9 @@ class LocalConv(Mixer):
     def initial_state(self, batch: int) -> LocalState:
         return _empty(self.kernel, batch, self.kernel.shape[1], self.kernel.shape[2])
 
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        return program.conv(x, self.kernel, self.bias, rows)
+
 
 class LocalLinear(Mixer):
     """Dense matrix over the window, `y_t = W^m concat(x_{t-w+1}, ..., x_t)`, no bias.
@@ -115,6 +119,17 @@ class LocalLinear(Mixer):
     def after(self, inputs: Tensor, place: Tensor | None, length: int) -> LocalState:
         """The state `length` tokens after `place`, or after the start, with the last inputs."""
         return _after(inputs, place, length, self.places)
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        tokens = program.window(x, self.window, rows)
+        y = program.register(self.width)
+        weights = self.weight.unflatten(2, (self.window, self.width))
+        padded = F.pad(weights, (0, program.padded(self.width) - self.width)).flatten(2)  # (M, D, w * whole vectors)
+        if self.places == 1:
+            return program.linear(tokens, padded[0], rows=rows, into=y)
+        for place in range(self.places) if rows == ALL else [program.head - 1]:
+            program.linear(tokens, padded[place], rows=at(place), into=y)
+        return y
 
     def _select(self, windows: Tensor, place: Tensor) -> Tensor:
         """All places' products, then the one that belongs to each token: `(B, L, wD) -> (B, L, D)`."""

@@ -16,6 +16,7 @@ from scanrl.kernels import Inner, Weights, fast, mamba, selective_scan, selectiv
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.local import LocalConv, LocalLinear, LocalState
 from scanrl.nn.mixer import Mixer, State
+from scanrl.nn.program import ALL, Program, Register
 
 __all__ = ["Mamba", "MambaState"]
 
@@ -132,6 +133,19 @@ class Mamba(Mixer):
         # A carried state may live for a million tokens, in which float32 loses up to a hundredth of it.
         wide = torch.float32 if self.A_log.device.type == "mps" else torch.float64  # mps has no float64
         return MambaState(inner, self.A_log.new_zeros(batch, *self.A_log.shape, dtype=wide))
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        inner, gate = self.in_proj.weight.chunk(2)
+        p, z = program.linear(x, inner), program.linear(x, gate, rows=rows)
+        if self.inner is not None:
+            p = self.inner.lower(program, p, ALL)
+        program.activate(p, "silu", ALL)
+        coefficients = program.linear(p, self.x_proj.weight)
+        rank, states = self.dt_rank, self.A_log.shape[1]
+        dt = program.linear(coefficients[:rank], self.dt_proj.weight)
+        B, C = coefficients[rank : rank + states], coefficients[rank + states :]
+        y = program.scan(p, dt, B, C, z, self._A(), self.D, self.dt_proj.bias, rows)
+        return program.linear(y, self.out_proj.weight, rows=rows)
 
     def _A(self) -> Tensor:
         # Never in half precision: the state would forget what it is meant to remember.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from scanrl.kernels import mlp
 from scanrl.nn.config import Activation, ModelConfig
+from scanrl.nn.program import ALL, NoNativeStep, Program, Register
 from scanrl.types import DataError
 
 __all__ = ["MLP", "Mixer", "Stack", "State", "Term", "parse_pattern", "replace_rows"]
@@ -48,6 +49,14 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def initial_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows."""
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        """Appends `step` for all tokens to the program; outputs are wanted of `rows` only.
+
+        Raises:
+            NoNativeStep: it has no such form; the policy then steps in torch.
+        """
+        raise NoNativeStep(f"{type(self).__name__} has no native step")
 
 
 def replace_rows(state: State, rows: Tensor, other: State) -> State:
@@ -79,6 +88,11 @@ class MLP(Mixer):
 
     def initial_state(self, batch: int) -> State:
         return ()
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        hidden = program.linear(x, self.up.weight, self.up.bias, rows)
+        program.activate(hidden, self.activation, rows)
+        return program.linear(hidden, self.down.weight, self.down.bias, rows)
 
 
 class Term(NamedTuple):
@@ -158,6 +172,21 @@ class Stack(Mixer):
 
     def initial_state(self, batch: int) -> State:
         return tuple(mixer.initial_state(batch) for mixer, _, _ in self._layers())
+
+    def lower(self, program: Program, x: Register, rows: int) -> Register:
+        """As `Mixer.lower`; the result replaces x."""
+        # Behind the last mixer that remembers anything, tokens whose output nobody wants need no work.
+        final = max((i for i, mixer in enumerate(self.mixers) if cast(Mixer, mixer).initial_state(1)), default=-1)
+        for index, (mixer, norm, residual) in enumerate(self._layers()):
+            reads, gives = (rows if index > final else ALL), (rows if index >= final else ALL)
+            with program.temporary():
+                normed = program.norm(x, cast(nn.LayerNorm, norm), reads)
+                y = mixer.lower(program, normed, gives)
+                if residual != "pre":
+                    program.copy(y if residual == "none" else normed, x, gives)
+                if residual != "none":
+                    program.add(y, x, gives)
+        return x
 
     def _layers(self) -> Iterator[tuple[Mixer, nn.Module, Residual]]:
         for mixer, norm, residual in zip(self.mixers, self.norm_of, self.residuals, strict=True):

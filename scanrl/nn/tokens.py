@@ -5,12 +5,15 @@ Symbols: `B` batch, `T` steps, `M` tokens per step, `D` width, `O`/`A` observati
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
+from scanrl.nn.program import ALL, LAST, Program, Register, at
 from scanrl.stats import Stats
 from scanrl.types import Spec
 
@@ -71,6 +74,37 @@ class Tokens(nn.Module):
         if self.spec.action_kind == "discrete":
             return actions
         return actions * self.action_half + self.action_centre
+
+    def lower(self, program: Program) -> Register:
+        """Appends `embed` for all tokens of a step to the program."""
+        x = program.register(len(self.norm.weight))
+        with program.temporary():
+            token = program.register(x.size)
+            for place, letter in enumerate(self.layout):
+                self._lower_raw(program, letter, token, at(place))
+            if self.time is not None:
+                program.add(program.table("time", self.time.weight, ALL), token, ALL)
+            program.copy(program.norm(token, self.norm, ALL), x, ALL)
+        return x
+
+    def lower_unscale(self, program: Program, actions: Register) -> None:
+        """Appends `unscale_actions` of continuous actions to the program, in place."""
+        program.affine(actions, self.action_half, self.action_centre, LAST)
+
+    def _lower_raw(self, program: Program, letter: str, token: Register, rows: int) -> None:
+        embedding = self.embeddings[_WORDS[letter]]
+        if isinstance(embedding, nn.Embedding):
+            program.table("action", embedding.weight, rows, into=token)
+            return
+        one = torch.tensor([self.return_scale])
+        shift, scale = {
+            "s": (self.observation_mean, self.observation_std),
+            "a": (self.action_centre, self.action_half),
+        }.get(letter, (torch.zeros(1), one))
+        with program.temporary():
+            values = program.read(letter, len(shift), shift.numpy(), scale.numpy(), rows)
+            linear = cast(nn.Linear, embedding)
+            program.linear(values, linear.weight, linear.bias, rows, into=token)
 
     def _raw(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
         lead = timesteps.shape

@@ -4,7 +4,7 @@
 
 #include "rows.h"
 
-enum { SILU, GELU };
+enum { RELU, GELU, SILU, TANH }; /* the driver knows GELU and SILU */
 
 /* Rows of `channels` entries, (B, L, D); float32. */
 typedef struct {

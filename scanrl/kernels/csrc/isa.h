@@ -6,6 +6,7 @@
 #include "conv.h"
 #include "product.h"
 #include "scan.h"
+#include "step.h"
 
 typedef struct {
     const char *name;
@@ -29,6 +30,8 @@ typedef struct {
     /* Nothing but so many rounds of one operation. */
     float (*rate_exp2)(int64_t rounds, float a);
     float (*rate_fma)(int64_t rounds, float a);
+    /* The whole program for some streams. */
+    void (*step)(const Block *);
 } Kernel;
 
 extern const Kernel scanrl_portable;

@@ -11,6 +11,7 @@
 #include "scan_kernel.h"
 /* after scan_kernel.h, whose reading and writing it uses */
 #include "carry_kernel.h"
+#include "step_kernel.h"
 #if LANES == 16 && (defined(__clang__) || __GNUC__ >= 10)
 #define HAS_HALF
 #include "half_kernel.h"
@@ -36,4 +37,5 @@ const Kernel KERNEL = {
 #endif
     .rate_exp2 = rate_exp2,
     .rate_fma = rate_fma,
+    .step = step_block,
 };

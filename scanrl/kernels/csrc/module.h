@@ -106,5 +106,7 @@ PyObject *conv_backward(PyObject *self, PyObject *const *args, Py_ssize_t count)
 PyObject *activation(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *rate(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *policy_step(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *step_ops(PyObject *self, PyObject *unused);
 
 #endif

@@ -1,5 +1,5 @@
-/* scanrl.kernels._native: the scan and the convolution for Python. Arrays come as addresses and strides in elements;
- * shapes, dtypes and lifetimes are the caller's business (the native_*.py above). Neither torch nor numpy headers are
+/* scanrl.kernels._native: the scan, the convolution and the step of a policy for Python. Arrays come as addresses and
+ * strides in elements (those of the step as buffers); shapes, dtypes and lifetimes are the caller's business (the native_*.py above). Neither torch nor numpy headers are
  * needed, so one build serves all their versions.
  */
 #include "module.h"
@@ -128,7 +128,7 @@ static PyObject *keep_memory(PyObject *self, PyObject *unused) {
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 /* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
-#define ABI 5
+#define ABI 6
 
 static PyMethodDef METHODS[] = {
     {"forward", FAST(scan_forward), "Scan: y, and the last state and the checkpoints or the carried state."},
@@ -140,11 +140,13 @@ static PyMethodDef METHODS[] = {
     {"halves", FAST(has_half), "Whether this kernel multiplies in bfloat16 here."},
     {"keep_memory", keep_memory, METH_NOARGS, "Freed memory stays with the process; whether that could be set."},
     {"rate", FAST(rate), "So many rounds of one operation; how many were computed."},
+    {"step", FAST(policy_step), "One environment step of a policy: 0 done; 1 its weights are not the model's, 2 an input is not finite."},
+    {"step_ops", step_ops, METH_NOARGS, "Names of the instructions of a step, by number."},
     {"isas", isas, METH_NOARGS, "[(name, lanes, tile, runs here)], best first."},
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "The selective scan and the convolution in C.",
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "The inner loops in C.",
                                     -1, METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
@@ -152,5 +154,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     if (module && PyModule_AddIntConstant(module, "openmp", OPENMP) < 0) Py_CLEAR(module);
     if (module && PyModule_AddIntConstant(module, "abi", ABI) < 0) Py_CLEAR(module);
     if (module && PyModule_AddIntConstant(module, "chunk", CHUNK) < 0) Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "panel", PANEL) < 0) Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "streams", STREAMS) < 0) Py_CLEAR(module);
     return module;
 }

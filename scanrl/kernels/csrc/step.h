@@ -1,0 +1,105 @@
+/* One environment step of a whole policy: a program of few instructions, run for a batch of streams.
+ *
+ * Every token of the step is a row with a register file of its own: `row_size` floats, in which instructions name their
+ * operands by offset. So one instruction serves all rows, of one stream or of many, and reads its weights once for
+ * several of them. Symbols: S streams, M tokens per step, T tokens of a stream in this call (M, or fewer where it
+ * starts). Widths are padded to whole vectors; the padding of a register is 0 in, 0 out.
+ */
+#ifndef SCANRL_STEP_H
+#define SCANRL_STEP_H
+
+#include "activation.h"
+
+enum {
+    STREAMS = 16, /* most streams of a block: their rows share every weight that is read */
+    PLACES = 4,   /* most tokens of a step */
+    PANEL = 4,    /* vectors of outputs whose weights lie together */
+};
+
+/* Which rows an instruction works on: all, those of the observation tokens, or those of place m: OF_PLACE + m. */
+enum { ALL, LAST, OF_PLACE };
+
+#define STEP_OPS(OP) \
+    OP(read) OP(table) OP(linear) OP(norm) OP(activate) OP(copy) OP(add) OP(affine) OP(conv) OP(window) OP(scan) OP(attend) \
+        OP(write) OP(argmax)
+
+enum {
+#define OP(name) STEP_##name,
+    STEP_OPS(OP)
+#undef OP
+        STEP_COUNT
+};
+
+enum { FROM_ACTION, FROM_TIME };
+
+/* x, y and other registers are offsets into a row; weights and biases into the weights; state into a stream's state.
+ * Widths count floats and are whole vectors unless called `size`. An offset of -1 is: none. */
+typedef struct {
+    int64_t op, rows;
+    union {
+        /* y = (input - shift) / scale; `size` floats of the input `letter` */
+        struct { int64_t letter, y, size, shift, scale; } read;
+        /* y = row of the table: that of the last action, or of the step in the episode */
+        struct { int64_t source, y, width, count, weights; } table;
+        /* y = W x + bias; W in panels of PANEL, then 2, then 1 vectors of outputs, each (inputs, outputs) */
+        struct { int64_t x, inputs, y, width, weights, bias; } linear;
+        /* y = LayerNorm(x) over `size` floats; eps stands behind the bias */
+        struct { int64_t x, y, size, weight, bias, eps; } norm;
+        struct { int64_t kind, y, width; } activate;
+        struct { int64_t x, y, width; } copy;              /* y = x */
+        struct { int64_t x, y, width; } add;               /* y += x */
+        struct { int64_t y, width, scale, shift; } affine; /* y = y scale + shift */
+        /* y_t = bias^m + sum_i kernel^m_i x_{t-w+1+i}; kernel (places, w, width); state (w-1, width): the last inputs */
+        struct { int64_t x, y, width, window, places, kernel, bias, state; } conv;
+        /* y = x_{t-w+1} .. x_t, one after the other; state as in conv */
+        struct { int64_t x, y, width, window, state; } window;
+        /* The selective scan of `scan.h`. A: (blocks of channels, N, LANES), times log2(e). The state, as `carry` has it
+         * in two floats: (blocks of channels, N, 2, LANES) */
+        struct { int64_t u, dt, B, C, z, y, width, states, A, D, bias, state; } scan;
+        /* Softmax attention over the last `window` tokens, a ring. Heads of `head` floats start at multiples of `width`.
+         * state: keys (heads, head, slots), values (window, heads, width); slots: the window in whole vectors */
+        struct { int64_t q, k, v, y, scores, heads, head, width, window, slots, state; } attend;
+        struct { int64_t x, size; } write;  /* to the outputs */
+        struct { int64_t x, size; } argmax; /* to the outputs, an integer */
+        int64_t arguments[14];
+    };
+} Instruction;
+
+typedef struct {
+    float *at;
+    int64_t stream, place, step; /* step: index in its episode */
+} Row;
+
+typedef struct {
+    const Row *rows;
+    int64_t count;
+    float *state;
+} Stream;
+
+enum { LETTERS = 4 }; /* R, s, a, r */
+
+/* The call: the program and what the environments gave. */
+typedef struct {
+    const Instruction *code;
+    int64_t instructions, places, head; /* head: tokens up to the observation */
+    int64_t row_size, state_size;       /* floats per row, per stream */
+    const float *weights;
+    const void *input[LETTERS]; /* (S, *) float32; the last action (S) int64 where it is a choice */
+    int64_t width[LETTERS];     /* floats per stream */
+    const uint8_t *first;       /* (S): streams that start; only their head tokens are fed */
+    const int64_t *steps;       /* (S): index of the last step in its episode */
+    float *state;               /* (S, state_size) */
+    void *output;               /* (S, *) float32 or int64 */
+    int64_t output_width;       /* floats per stream */
+} Step;
+
+/* Some of the streams, with their rows in every order that instructions want. */
+typedef struct {
+    const Step *step;
+    Stream streams[STREAMS];
+    int64_t count;
+    const Row *rows[OF_PLACE + PLACES];
+    int64_t row_count[OF_PLACE + PLACES];
+} Block;
+
+#endif

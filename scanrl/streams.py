@@ -1,0 +1,272 @@
+"""What a policy carries from one step to the next: one class for each way to remember, native, carried or windowed.
+
+Symbols: `B` streams, `K` steps of context, `O`/`A` observation/action shape.
+
+Acting feeds exactly the training sequence. Each step feeds the *tail* of the last one (`a`, and `r` where the layout
+has it), puts the initial state into the rows that start an episode, feeds the *head* of this one (`R`, `s`) and reads
+the action at `s`. The same rule serves every layout.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from copy import copy
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scanrl.batch import Batch
+from scanrl.kernels import ScanChoice, scan_choice
+from scanrl.kernels.native_step import Code, NativeStep, StaleWeights
+from scanrl.models.decision import DecisionModel
+from scanrl.nn import replace_rows
+from scanrl.nn.program import NoNativeStep
+from scanrl.types import Context
+
+__all__ = ["CarriedStreams", "NativeStreams", "Step", "StepImpl", "Streams", "WindowStreams", "begin", "step_choice"]
+
+
+class Step(NamedTuple):
+    """What the streams saw and did, in raw units; the first row of every pair belongs to the step before."""
+
+    last_action: np.ndarray  # (B, *A) float32 or (B,) int64
+    last_timestep: np.ndarray  # (B,) int64
+    last_return_to_go: np.ndarray  # (B,) float64
+    reward: np.ndarray  # (B,) float32: what the last action earned; 0 in rows that start
+    first: np.ndarray  # (B,) bool: rows that start an episode
+    observation: np.ndarray  # (B, *O) float32
+    timestep: np.ndarray  # (B,) int64
+    return_to_go: np.ndarray  # (B,) float64
+
+
+class Streams(ABC):
+    """A batch of `count` streams of one model."""
+
+    count: int
+
+    @abstractmethod
+    def step(self, x: Step) -> np.ndarray | None:
+        """Actions `(B, *A)` float32 or `(B,)` int64, in environment units; `None` if an observation or a reward is not
+        finite. That, or what fails, changes no stream."""
+
+    @abstractmethod
+    def copy(self, generator: torch.Generator | None) -> Streams:
+        """Streams that go on from here by themselves, drawing with a generator of their own."""
+
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Memory of all streams."""
+
+
+StepImpl = Literal["native", "reference"]
+_ATTEMPTS = 10  # to copy weights that another thread may be changing
+
+
+def begin(
+    model: DecisionModel,
+    count: int,
+    context: Context,
+    generator: torch.Generator | None = None,
+    impl: StepImpl | None = None,
+) -> Streams:
+    """`count` fresh streams; actions are drawn with the generator, if there is one.
+
+    Raises:
+        RuntimeError: the native step was asked for by `impl` and cannot run.
+    """
+    if context != "recurrent":
+        return WindowStreams(model, count, context, generator)
+    if impl != "reference":
+        code, choice = _native_code(model, sample=generator is not None)
+        if code is not None:
+            return NativeStreams(model, count, generator, code)
+        if impl == "native":
+            raise RuntimeError(f"the native step was asked for, but: {choice.reason}")
+    return CarriedStreams(model, count, generator)
+
+
+def step_choice(model: DecisionModel, *, sample: bool = False) -> ScanChoice:
+    """Whether a policy that carries its state steps natively (`native`) or in torch (`reference`), and why.
+
+    Native steps need float32 weights on the CPU, the C extension, SCANRL_SCAN not to say otherwise, and a native form
+    of every module; where one is missing the whole policy steps in torch.
+    """
+    return _native_code(model, sample=sample)[1]
+
+
+def _native_code(model: DecisionModel, *, sample: bool) -> tuple[Code | None, ScanChoice]:
+    choice = scan_choice("cpu")
+    if choice.impl != "native":
+        return None, choice
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            reason = f"{name} is {tensor.dtype} on {tensor.device}; the native step takes float32 on the CPU"
+            return None, ScanChoice("reference", reason, f"torch {torch.__version__}")
+    try:
+        return model.lower(sample=sample), choice
+    except NoNativeStep as error:
+        return None, ScanChoice("reference", str(error), f"torch {torch.__version__}")
+
+
+class NativeStreams(Streams):
+    """Streams whose state is carried by one call of C per step.
+
+    The weights are copied when the streams begin, and again when an update has changed them since. Other streams of the
+    batch have no influence on a result, not even on its rounding.
+    """
+
+    def __init__(self, model: DecisionModel, count: int, generator: torch.Generator | None, code: Code) -> None:
+        self._model, self._generator, self.count = model, generator, count
+        self._native = NativeStep(code, count)
+        self._return_in_head = "R" in model.config.layout[: code.head]
+
+    def step(self, x: Step) -> np.ndarray | None:
+        if self._generator is None:
+            return self._run(x)
+        before = self._native.state.copy()  # drawing may fail after the streams have moved
+        try:
+            with torch.inference_mode():
+                outputs = self._run(x)
+                if outputs is None:
+                    return None
+                actions = self._model.head.choose(torch.from_numpy(outputs), self._generator)
+                return self._model.tokens.unscale_actions(actions).numpy()
+        except BaseException:
+            self._native.state[:] = before
+            raise
+
+    def copy(self, generator: torch.Generator | None) -> NativeStreams:
+        other = NativeStreams(self._model, self.count, generator, self._native.code)
+        other._native.state[:] = self._native.state
+        return other
+
+    def state_bytes(self) -> int:
+        return self._native.state.nbytes
+
+    def _run(self, x: Step) -> np.ndarray | None:
+        wanted = (x.return_to_go if self._return_in_head else x.last_return_to_go).astype(np.float32)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._native(x.first, x.last_timestep, wanted, x.observation, x.last_action, x.reward)
+            except StaleWeights:
+                self._native.load(self._model.lower(sample=self._generator is not None))
+        raise RuntimeError(f"the weights changed {_ATTEMPTS} times during one step; stop training while a policy acts")
+
+
+class CarriedStreams(Streams):
+    """Streams whose state is carried by the modules' own forward, on any device: what `NativeStreams` must equal."""
+
+    def __init__(self, model: DecisionModel, count: int, generator: torch.Generator | None) -> None:
+        self._model, self._generator, self.count = model, generator, count
+        with torch.inference_mode():
+            self._state = self._initial = model.initial_state(count)
+
+    @torch.inference_mode()
+    def step(self, x: Step) -> np.ndarray | None:
+        if not _finite(x):
+            return None
+        model, layout = self._model, self._model.config.layout
+        values = _tensors(x, model)
+        head = layout.index("s") + 1
+        state = self._state
+        if layout[head:]:
+            tail = {"a": values["last_action"], "r": values["reward"], "R": values["last_return_to_go"]}
+            state = model.feed([(c, tail[c]) for c in layout[head:]], values["last_timestep"], state)[1]
+        state = replace_rows(state, values["first"], self._initial)
+        # An `a` or `r` before `s` would be this step's, which is not known yet.
+        now = {"R": values["return_to_go"], "s": values["observation"]}
+        hidden, state = model.feed([(c, now[c]) for c in layout[:head]], values["timestep"], state)
+        actions = model.decide(hidden, self._generator).cpu().numpy()
+        self._state = state
+        return actions
+
+    def copy(self, generator: torch.Generator | None) -> CarriedStreams:
+        other = copy(self)  # tensors are replaced and never written to
+        other._generator = generator
+        return other
+
+    def state_bytes(self) -> int:
+        return _bytes(self._state)
+
+
+class WindowStreams(Streams):
+    """The last `K` steps of every row, recomputed at each step; aligned to the left as in training (padding right)."""
+
+    def __init__(self, model: DecisionModel, count: int, context: int, generator: torch.Generator | None) -> None:
+        self._model, self._generator, self.count = model, generator, count
+        self._device = model.norm.weight.device
+        spec = model.spec
+        kind = model.norm.weight.dtype if spec.action_kind == "continuous" else torch.int64
+
+        def zeros(*shape: int, dtype: torch.dtype = model.norm.weight.dtype) -> Tensor:
+            return torch.zeros(count, context, *shape, dtype=dtype, device=self._device)
+
+        self._columns = {
+            "observations": zeros(*spec.observation_shape),
+            "actions": zeros(*spec.action_shape, dtype=kind),
+            "rewards": zeros(),
+            "returns_to_go": zeros(),
+            "timesteps": zeros(dtype=torch.int64),
+        }
+        self._length = torch.zeros(count, dtype=torch.int64, device=self._device)
+
+    @torch.inference_mode()
+    def step(self, x: Step) -> np.ndarray | None:
+        if not _finite(x):
+            return None
+        columns, length = self._pushed(_tensors(x, self._model))
+        longest, layout = int(length.max()), self._model.config.layout
+        mask = torch.arange(longest, device=self._device) < length[:, None]
+        batch = Batch(**{name: column[:, :longest] for name, column in columns.items()}, mask=mask)
+        hidden, _ = self._model.stack(self._model.tokens(batch))
+        at_observation = hidden[:, layout.index("s") :: len(layout)]
+        present = at_observation[torch.arange(len(length), device=self._device), length - 1]
+        actions = self._model.decide(present, self._generator).cpu().numpy()
+        self._columns, self._length = columns, length
+        return actions
+
+    def copy(self, generator: torch.Generator | None) -> WindowStreams:
+        other = copy(self)  # tensors are replaced and never written to
+        other._generator = generator
+        return other
+
+    def state_bytes(self) -> int:
+        return _bytes(tuple(self._columns.values()))
+
+    def _pushed(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The history with the last step completed and a new step begun; rows that start keep nothing."""
+        columns = {name: column.clone() for name, column in self._columns.items()}
+        starts, context = x["first"], columns["rewards"].shape[1]
+        rows = torch.arange(len(starts), device=starts.device)
+        last = (self._length - 1).clamp(min=0)
+        columns["actions"][rows, last] = x["last_action"]
+        columns["rewards"][rows, last] = x["reward"]
+        full = self._length == context
+        for name, column in columns.items():
+            moved = torch.where(full.view(-1, *(1,) * (column.ndim - 1)), column.roll(-1, 1), column)
+            columns[name] = moved.masked_fill(starts.view(-1, *(1,) * (column.ndim - 1)), 0)
+        length = torch.where(starts, 1, (self._length + 1).clamp(max=context))
+        new = length - 1
+        columns["observations"][rows, new] = x["observation"]
+        columns["returns_to_go"][rows, new] = x["return_to_go"]
+        columns["timesteps"][rows, new] = x["timestep"]
+        columns["actions"][rows, new] = 0
+        columns["rewards"][rows, new] = 0.0
+        return columns, length
+
+
+def _finite(x: Step) -> bool:
+    return bool(np.isfinite(x.observation).all() and np.isfinite(x.reward).all())
+
+
+def _tensors(x: Step, model: DecisionModel) -> dict[str, Tensor]:
+    """The step where the model is, its real numbers in the model's precision."""
+    weight = model.norm.weight
+    tensors = ((name, torch.from_numpy(values)) for name, values in x._asdict().items())
+    return {n: t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype) for n, t in tensors}
+
+
+def _bytes(tree: tuple) -> int:
+    return sum(x.nbytes if isinstance(x, Tensor) else _bytes(x) for x in tree)
