@@ -215,6 +215,26 @@ def test_thousands_of_steps_equal_the_training_forward(name: str) -> None:
         assert_close(found[start : start + 500], expected.numpy().swapaxes(0, 1))
 
 
+def test_a_state_that_forgets_almost_nothing_stays_exact_for_20000_steps(isa: str) -> None:
+    config = ModelConfig("mamba", layout="s", width=6, context=4, state_size=3, inner_mixer="none")
+    model = model_of(config)
+    with torch.no_grad():
+        rates = model.stack.mixers[0].A_log  # type: ignore[union-attr]
+        rates.copy_(torch.tensor([1e-8, 1e-5, 1e-2]).log().expand_as(rates))  # type: ignore[arg-type]
+    streams, x = native_streams(model, 1), next(steps(BOX, 1, 1))  # a constant input is always rounded to one side
+    for t in range(20_000):
+        streams.step(x._replace(first=np.array([t == 0])))
+    lanes, blocks = native.isa().lanes, -(-12 // native.isa().lanes)
+    kept = streams._native.state[: blocks * 3 * 2 * lanes].reshape(blocks, 3, 2, lanes).astype(np.float64).sum(2)
+    found = kept.transpose(0, 2, 1).reshape(-1, 3)[:12]  # (E, N)
+    with torch.inference_mode():
+        exact = copy.deepcopy(model).double()
+        token = exact.tokens.embed("s", torch.from_numpy(x.observation).double(), torch.zeros(1, dtype=torch.int64))
+        expected = exact.stack(token[:, None].expand(1, 20_000, 6), exact.initial_state(1))[1][0].h[0].numpy()
+    for n in range(3):
+        assert np.linalg.norm(found[:, n] - expected[:, n]) <= 1e-5 * np.linalg.norm(expected[:, n])
+
+
 def test_with_large_weights_it_is_as_accurate_as_torch() -> None:
     # Here rounding alone moves actions by more than the tolerance, so both are held to float64.
     model = model_of(recipe("dm").model, BOX, noise=0.1)

@@ -31,7 +31,7 @@ typedef struct {
     float (*rate_exp2)(int64_t rounds, float a);
     float (*rate_fma)(int64_t rounds, float a);
     /* The whole program for some streams. */
-    void (*step)(const Block *);
+    void (*step)(const StepBlock *);
 } Kernel;
 
 extern const Kernel scanrl_portable;

@@ -79,9 +79,9 @@ typedef struct {
 } Rowset;
 
 /* Zeroes the streams that start; gives every other stream the tail tokens of its last step, and all the head tokens. */
-static void fill(Block *b, Rowset *rows, const Step *step, int64_t first, int64_t count, float *scratch) {
+static void fill(StepBlock *b, Rowset *rows, const Step *step, int64_t first, int64_t count, float *scratch) {
     int64_t used = 0;
-    *b = (Block){.step = step, .count = count};
+    *b = (StepBlock){.step = step, .count = count};
     b->rows[ALL] = rows->all, b->rows[LAST] = rows->last;
     for (int64_t m = 0; m < step->places; m++) b->rows[OF_PLACE + m] = rows->of_place[m];
     for (int64_t i = 0; i < count; i++) {
@@ -102,7 +102,7 @@ static void fill(Block *b, Rowset *rows, const Step *step, int64_t first, int64_
 }
 
 static void run_block(const Call *call, int64_t index, int thread) {
-    Block b;
+    StepBlock b;
     Rowset rows;
     int64_t first = index * call->block, most = call->block * call->step.places * call->step.row_size;
     fill(&b, &rows, &call->step, first, least(call->block, call->streams - first), call->scratch + thread * most);

@@ -20,8 +20,8 @@ enum {
 enum { ALL, LAST, OF_PLACE };
 
 #define STEP_OPS(OP) \
-    OP(read) OP(table) OP(linear) OP(norm) OP(activate) OP(copy) OP(add) OP(affine) OP(conv) OP(window) OP(scan) OP(attend) \
-        OP(write) OP(argmax)
+    OP(read) OP(table) OP(linear) OP(norm) OP(activate) OP(copy) OP(add) OP(affine) \
+    OP(conv) OP(window) OP(scan) OP(attend) OP(write) OP(argmax)
 
 enum {
 #define OP(name) STEP_##name,
@@ -49,14 +49,14 @@ typedef struct {
         struct { int64_t x, y, width; } copy;              /* y = x */
         struct { int64_t x, y, width; } add;               /* y += x */
         struct { int64_t y, width, scale, shift; } affine; /* y = y scale + shift */
-        /* y_t = bias^m + sum_i kernel^m_i x_{t-w+1+i}; kernel (places, w, width); state (w-1, width): the last inputs */
+        /* y_t = bias^m + sum_i kernel^m_i x_{t-w+1+i}; kernel (places, w, width); state (w-1, width): last inputs */
         struct { int64_t x, y, width, window, places, kernel, bias, state; } conv;
         /* y = x_{t-w+1} .. x_t, one after the other; state as in conv */
         struct { int64_t x, y, width, window, state; } window;
-        /* The selective scan of `scan.h`. A: (blocks of channels, N, LANES), times log2(e). The state, as `carry` has it
-         * in two floats: (blocks of channels, N, 2, LANES) */
+        /* The selective scan of `scan.h`. A: (blocks of channels, N, LANES), times log2(e). The state, in two floats
+         * as `carry` has it: (blocks of channels, N, 2, LANES) */
         struct { int64_t u, dt, B, C, z, y, width, states, A, D, bias, state; } scan;
-        /* Softmax attention over the last `window` tokens, a ring. Heads of `head` floats start at multiples of `width`.
+        /* Softmax attention over the last `window` tokens, a ring. Heads of `head` floats, `width` from each other.
          * state: keys (heads, head, slots), values (window, heads, width); slots: the window in whole vectors */
         struct { int64_t q, k, v, y, scores, heads, head, width, window, slots, state; } attend;
         struct { int64_t x, size; } write;  /* to the outputs */
@@ -100,6 +100,6 @@ typedef struct {
     int64_t count;
     const Row *rows[OF_PLACE + PLACES];
     int64_t row_count[OF_PLACE + PLACES];
-} Block;
+} StepBlock;
 
 #endif

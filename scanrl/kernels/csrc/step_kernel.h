@@ -6,10 +6,11 @@
 
 /* ------------------------------------------------------ token by token */
 
-static void step_read(const Block *b, const Instruction *code) {
+static void step_read(const StepBlock *b, const Instruction *code) {
     const float *shift = b->step->weights + code->read.shift, *scale = b->step->weights + code->read.scale;
     EACH_ROW(b, code) {
-        const float *x = (const float *)b->step->input[code->read.letter] + row->stream * b->step->width[code->read.letter];
+        const float *x = b->step->input[code->read.letter];
+        x += row->stream * b->step->width[code->read.letter];
         for (int64_t e = 0; e < code->read.size; e += LANES) {
             vec v = load(x + e, (int)least(LANES, code->read.size - e));
             store(row->at + code->read.y + e, (v - load(shift + e, LANES)) / load(scale + e, LANES), LANES);
@@ -17,11 +18,12 @@ static void step_read(const Block *b, const Instruction *code) {
     }
 }
 
-static void step_table(const Block *b, const Instruction *code) {
+static void step_table(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
         const int64_t *action = b->step->input[2];
         int64_t index = code->table.source == FROM_ACTION ? action[row->stream] : row->step;
-        const float *from = b->step->weights + code->table.weights + least(index, code->table.count - 1) * code->table.width;
+        const float *from = b->step->weights + code->table.weights;
+        from += least(index, code->table.count - 1) * code->table.width;
         memcpy(row->at + code->table.y, from, (size_t)code->table.width * sizeof *from);
     }
 }
@@ -36,7 +38,7 @@ INLINE vec head_of(vec v, int lanes) {
     return load(whole, lanes);
 }
 
-static void step_norm(const Block *b, const Instruction *code) {
+static void step_norm(const StepBlock *b, const Instruction *code) {
     const float *weight = b->step->weights + code->norm.weight, *bias = b->step->weights + code->norm.bias;
     int64_t size = code->norm.size;
     float eps = b->step->weights[code->norm.eps];
@@ -82,7 +84,7 @@ INLINE vec silu_lanes(vec x) { return x * sigmoid_softplus(x, NULL); }
     }                                                                   \
     break
 
-static void step_activate(const Block *b, const Instruction *code) {
+static void step_activate(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
         float *y = row->at + code->activate.y;
         switch (code->activate.kind) {
@@ -94,12 +96,12 @@ static void step_activate(const Block *b, const Instruction *code) {
     }
 }
 
-static void step_copy(const Block *b, const Instruction *code) {
+static void step_copy(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code)
         memcpy(row->at + code->copy.y, row->at + code->copy.x, (size_t)code->copy.width * sizeof(float));
 }
 
-static void step_add(const Block *b, const Instruction *code) {
+static void step_add(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
         float *y = row->at + code->add.y;
         for (int64_t e = 0; e < code->add.width; e += LANES)
@@ -107,7 +109,7 @@ static void step_add(const Block *b, const Instruction *code) {
     }
 }
 
-static void step_affine(const Block *b, const Instruction *code) {
+static void step_affine(const StepBlock *b, const Instruction *code) {
     const float *scale = b->step->weights + code->affine.scale, *shift = b->step->weights + code->affine.shift;
     EACH_ROW(b, code) {
         float *y = row->at + code->affine.y;
@@ -116,7 +118,7 @@ static void step_affine(const Block *b, const Instruction *code) {
     }
 }
 
-static void step_write(const Block *b, const Instruction *code) {
+static void step_write(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
         float *to = (float *)b->step->output + row->stream * b->step->output_width;
         memcpy(to, row->at + code->write.x, (size_t)code->write.size * sizeof *to);
@@ -124,7 +126,7 @@ static void step_write(const Block *b, const Instruction *code) {
 }
 
 /* The first of the largest, as torch has it; NaN counts as larger than all. */
-static void step_argmax(const Block *b, const Instruction *code) {
+static void step_argmax(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
         const float *x = row->at + code->argmax.x;
         int64_t best = 0;
@@ -156,7 +158,8 @@ static void keep_inputs(const Stream *s, int64_t x, int64_t state, int64_t width
 }
 
 /* n vectors of channels of token t, from e on. */
-INLINE void conv_channels(const int n, const Block *b, const Instruction *code, const Stream *s, int64_t t, int64_t e) {
+INLINE void conv_channels(const int n, const StepBlock *b, const Instruction *code, const Stream *s, int64_t t,
+                          int64_t e) {
     int64_t width = code->conv.width, window = code->conv.window, place = code->conv.places > 1 ? s->rows[t].place : 0;
     const float *kernel = b->step->weights + code->conv.kernel + place * window * width + e;
     const float *bias = b->step->weights + code->conv.bias + place * width + e;
@@ -172,7 +175,7 @@ INLINE void conv_channels(const int n, const Block *b, const Instruction *code, 
     for (int j = 0; j < n; j++) store(s->rows[t].at + code->conv.y + e + j * LANES, sum[j], LANES);
 }
 
-static void step_conv(const Block *b, const Instruction *code) {
+static void step_conv(const StepBlock *b, const Instruction *code) {
     int64_t width = code->conv.width, window = code->conv.window;
     FOR_STREAMS(b) {
         for (int64_t t = 0; t < s->count; t++) {
@@ -184,13 +187,14 @@ static void step_conv(const Block *b, const Instruction *code) {
     }
 }
 
-static void step_window(const Block *b, const Instruction *code) {
+static void step_window(const StepBlock *b, const Instruction *code) {
     int64_t width = code->window.width, window = code->window.window;
     FOR_STREAMS(b) {
         for (int64_t t = 0; t < s->count; t++)
             for (int64_t i = 0; gives(code, s, t) && i < window; i++)
                 memcpy(s->rows[t].at + code->window.y + i * width,
-                       windowed(s, code->window.x, code->window.state, width, window, t, i), (size_t)width * sizeof(float));
+                       windowed(s, code->window.x, code->window.state, width, window, t, i),
+                       (size_t)width * sizeof(float));
         keep_inputs(s, code->window.x, code->window.state, width, window);
     }
 }
@@ -221,7 +225,7 @@ INLINE void step_states(const int n, const Stream *s, int64_t B, int64_t C, cons
     }
 }
 
-static void scan_channels(const Block *b, const Instruction *code, const Stream *s, int64_t e) {
+static void scan_channels(const StepBlock *b, const Instruction *code, const Stream *s, int64_t e) {
     const float *weights = b->step->weights;
     int64_t states = code->scan.states, n = 0;
     const float *A = weights + code->scan.A + e * states;
@@ -246,13 +250,14 @@ static void scan_channels(const Block *b, const Instruction *code, const Stream 
     }
 }
 
-static void step_scan(const Block *b, const Instruction *code) {
+static void step_scan(const StepBlock *b, const Instruction *code) {
     FOR_STREAMS(b)
         for (int64_t e = 0; e < code->scan.width; e += LANES) scan_channels(b, code, s, e);
 }
 
 /* y = sum_i c_i x_i, n vectors wide; x_i `stride` apart. */
-INLINE void weighted(const int n, float *y, const float *c, const float *x, int64_t stride, int64_t count, float scale) {
+INLINE void weighted(const int n, float *y, const float *c, const float *x, int64_t stride, int64_t count,
+                     float scale) {
     vec sum[4];
 #pragma GCC unroll 4
     for (int j = 0; j < n; j++) sum[j] = (vec){0};
@@ -283,9 +288,10 @@ static float exponentials(float *p, int64_t count) {
     return sum_lanes(sum);
 }
 
-static void attend_token(const Block *b, const Instruction *code, const Stream *s, const Row *row, int output) {
-    int64_t head = code->attend.head, width = code->attend.width, heads = code->attend.heads, slots = code->attend.slots;
-    int64_t before = row->step * b->step->places + row->place, slot = before % code->attend.window;
+static void attend_token(const StepBlock *b, const Instruction *code, const Stream *s, const Row *row, int output) {
+    int64_t head = code->attend.head, width = code->attend.width, heads = code->attend.heads;
+    int64_t slots = code->attend.slots, before = row->step * b->step->places + row->place;
+    int64_t slot = before % code->attend.window;
     int64_t seen = least(before + 1, code->attend.window);
     float *keys = s->state + code->attend.state, *values = keys + heads * head * slots;
     float *scores = row->at + code->attend.scores, scale = 1.0f / __builtin_sqrtf((float)head);
@@ -303,15 +309,15 @@ static void attend_token(const Block *b, const Instruction *code, const Stream *
     }
 }
 
-static void step_attend(const Block *b, const Instruction *code) {
+static void step_attend(const StepBlock *b, const Instruction *code) {
     FOR_STREAMS(b)
         for (int64_t t = 0; t < s->count; t++) attend_token(b, code, s, s->rows + t, gives(code, s, t));
 }
 
 /* -------------------------------------------------------- the program */
 
-static void step_block(const Block *b) {
-    static void (*const ops[STEP_COUNT])(const Block *, const Instruction *) = {
+static void step_block(const StepBlock *b) {
+    static void (*const ops[STEP_COUNT])(const StepBlock *, const Instruction *) = {
 #define OP(name) step_##name,
         STEP_OPS(OP)
 #undef OP

@@ -1,9 +1,9 @@
 /* Matrix times rows, for the step. Included by step_kernel.h.
  *
  * A tile is n rows times c vectors of outputs, summed up in registers while the inputs go by: every weight is read once
- * for n rows. Each output is the same sum in the same order whatever n and c are, so a stream's results do not depend on
- * the streams beside it. Sums are carried on in memory every SPAN inputs: shorter sums round less, and the weights of a
- * span stay in the first-level cache for all rows.
+ * for n rows. Each output is the same sum in the same order whatever n and c are, so a stream's results do not depend
+ * on the streams beside it. Sums are carried on in memory every SPAN inputs: shorter sums round less, and the weights of
+ * a span stay in the first-level cache for all rows.
  */
 enum {
     SPAN = 128,
@@ -85,7 +85,7 @@ INLINE void linear_panel(const int c, const Row *rows, int64_t count, int64_t x,
     }
 }
 
-static void step_linear(const Block *b, const Instruction *code) {
+static void step_linear(const StepBlock *b, const Instruction *code) {
     int64_t x = code->linear.x, y = code->linear.y, inputs = code->linear.inputs, count = b->row_count[code->rows];
     int64_t left = code->linear.width / LANES;
     const Row *rows = b->rows[code->rows];
