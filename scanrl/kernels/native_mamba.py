@@ -3,8 +3,9 @@
     (p, z) = W_in x,  u = silu(inner(p)),  (dt, B, C) = W_x u,  y = scan(u, W_dt dt, A, B, C) silu(z),  out = W_out y
 
 `B` batch, `L` tokens, `D` width, `E` inner width, `N` states per channel, `r` rank of the step size. The batch is taken
-in slabs of rows that stay in the caches. Between the products nothing of the size of a sequence is copied: p and z, and
-their gradients, stay two halves of one tensor. What is cheap to compute again (W_dt dt) is not kept for backward.
+in slabs of rows, and long rows in slabs of tokens, that stay in the caches. Between the products nothing of the size of
+a sequence is copied: p and z, and their gradients, stay two halves of one tensor. What is cheap to compute again
+(W_dt dt) is not kept for backward.
 """
 
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scanrl.kernels import native_scan
+from scanrl.kernels import native, native_scan
 from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native_inner import Inner, InnerBackward, mix
 from scanrl.kernels.native_scan import LOG2E
-from scanrl.kernels.products import half_of, outer, slabs, times
+from scanrl.kernels.products import half_of, outer, slabs, spans, times
 from scanrl.kernels.slices import each_slice
 
 __all__ = ["Inner", "Weights", "mamba"]
@@ -90,24 +91,49 @@ def _memory(x: Tensor, w: Weights, inner: Inner) -> tuple[_Saved, Tensor]:
     return saved, scan.last
 
 
+class _Slab(NamedTuple):
+    """Some rows; some of their tokens where it is one row."""
+
+    rows: slice
+    tokens: slice
+
+    @property
+    def chunks(self) -> slice:
+        """Of the scan: where its checkpoints are."""
+        size = native.module().chunk
+        return slice(self.tokens.start // size, -(-self.tokens.stop // size))
+
+
+def _slabs(s: _Saved, inner: Inner) -> list[_Slab]:
+    """In the order of forward."""
+    width = s.u.shape[2]
+    dense = inner.kernel is not None and inner.bias is None  # starts without a past
+    cut = [slice(0, s.x.shape[1])] if dense else spans(s.x, width, native.module().chunk, inner.memory)
+    return [_Slab(rows, tokens) for rows in slabs(s.x, width) for tokens in cut]
+
+
 class _Mamba(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, half: torch.dtype | None, x: Tensor, *tensors: Tensor | None):
         w, inner, h = Weights(*tensors[:7]), Inner(*tensors[7:11]), tensors[11]  # pyright: ignore[reportArgumentType]
         s, last = _memory(x, w, inner)
+        before = None if h is None else h.transpose(1, 2).contiguous()
+        p = s.pz.chunk(2, -1)[0]
         out = x.new_empty(x.shape)
-        for rows in slabs(x, s.u.shape[2]):
-            times(x[rows], w.in_proj.t(), out=s.pz[rows], half=half)
-            p = s.pz[rows].chunk(2, -1)[0]
-            mix(p, inner, rows, half, s.u[rows], None if s.mixed is None else s.mixed[rows])
-            times(s.u[rows], w.x_proj.t(), out=s.coefficients[rows])
-            to = native_scan.Outputs(s.y[rows], last[rows], s.checkpoints[rows])
-            native_scan.forward(_scan(w, s, rows, h), True, to)
-            times(s.y[rows], w.out_proj.t(), out=out[rows], half=half)
+        for slab in _slabs(s, inner):
+            rows, tokens = slab
+            times(x[slab], w.in_proj.t(), out=s.pz[slab], half=half)
+            mixed = None if s.mixed is None else s.mixed[slab]
+            mix(p[slab], inner.part(rows, tokens.start, p), half, s.u[slab], mixed)
+            times(s.u[slab], w.x_proj.t(), out=s.coefficients[slab])
+            carried = last if tokens.start else before
+            scan = _scan(w, s, slab, None if carried is None else carried[rows])
+            to = native_scan.Outputs(s.y[slab], last[rows], s.checkpoints[rows, slab.chunks])
+            native_scan.forward(scan, True, to)
+            times(s.y[slab], w.out_proj.t(), out=out[slab], half=half)
         ctx.half, ctx.has_state = half, h is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*s, *w, *inner)
-        p = s.pz.chunk(2, -1)[0]
         return out, p[:, p.shape[1] - inner.memory :].clone(), last.transpose(1, 2)
 
     @staticmethod
@@ -116,53 +142,64 @@ class _Mamba(torch.autograd.Function):
             raise RuntimeError("the native mixer has no second derivative; use impl='reference' with create_graph=True")
         tensors = ctx.saved_tensors
         s, w, inner = _Saved(*tensors[:8]), Weights(*tensors[8:15]), Inner(*tensors[15:])
+        dout = s.pz.new_zeros(s.x.shape) if dout is None else dout
+        dlast = None if dlast is None else dlast.transpose(1, 2).contiguous()
         whole = _Backward(s, w, inner, ctx.half)
-        dy = s.pz.new_zeros(s.x.shape) if dout is None else dout
-        for rows in slabs(s.x, s.u.shape[2]):
-            whole.rows(rows, dy[rows], None if dtail is None else dtail[rows], None if dlast is None else dlast[rows])
+        for slab in reversed(_slabs(s, inner)):
+            whole.slab(slab, dout, dtail, dlast)
         dweights, dinner = whole.gradients()
         return None, whole.dx, *dweights, *dinner, whole.dh.transpose(1, 2) if ctx.has_state else None
 
 
 class _Backward:
-    """All gradients: those of the weights add up over the slabs."""
+    """All gradients: those of the weights add up over the slabs. Of a row that is cut, the later part comes first."""
 
     def __init__(self, s: _Saved, w: Weights, inner: Inner, half: torch.dtype | None) -> None:
-        self.s, self.w, self.half = s, w, half
-        self.inner = InnerBackward(inner, half)
+        self.s, self.w, self.inner, self.half = s, w, inner, half
+        self.mixing = InnerBackward(inner, half)
         self.dx = s.pz.new_empty(s.x.shape)
-        self.dh = s.pz.new_empty(len(s.x), *s.A.shape)
+        self.dh = s.pz.new_empty(len(s.x), *s.A.shape)  # before the last slab of every row, at the end before the first
+        self.dpast = s.u.new_empty(len(s.x), inner.memory, s.u.shape[2])  # of the inner mixer, likewise
         self.totals: dict[str, Tensor] = {}
         self.dchannel: Tensor | None = None
 
-    def rows(self, rows: slice, dout: Tensor, dtail: Tensor | None, dlast: Tensor | None) -> None:
-        """The gradients of a slab from those of its outputs, last inputs of the inner mixer, and last states."""
-        s, w, half = self.s, self.w, self.half
+    def slab(self, slab: _Slab, dout: Tensor, dtail: Tensor | None, dlast: Tensor | None) -> None:
+        """The gradients of a slab from all those of outputs, last inputs of the inner mixer, and last states."""
+        s, w, half, rows = self.s, self.w, self.half, slab.rows
         rank, states = w.dt_proj.shape[1], w.A_log.shape[1]
-        self._add("out_proj", dout, s.y[rows], half)
-        dpz = torch.empty_like(s.pz[rows])
+        if slab.tokens.stop < s.x.shape[1]:
+            dtail, dlast = self.dpast, self.dh
+        dy = dout[slab]
+        self._add("out_proj", dy, s.y[slab], half)
+        dpz = torch.empty_like(s.pz[slab])
         dp, dz = dpz.chunk(2, -1)
-        scan = _scan(w, s, rows, None)
-        dlast = None if dlast is None else dlast.transpose(1, 2).contiguous()
-        g = native_scan.backward(
-            scan, True, s.checkpoints[rows], times(dout, w.out_proj, half=half), dlast, dz, reuse=True
-        )
+        dstate = None if dlast is None else dlast[rows]
+        scan, dy = _scan(w, s, slab, None), times(dy, w.out_proj, half=half)
+        g = native_scan.backward(scan, True, s.checkpoints[rows, slab.chunks], dy, dstate, dz, reuse=True)
         self.dh[rows] = g.dh
         self.dchannel = g.dchannel[0] if self.dchannel is None else self.dchannel.add_(g.dchannel[0])
-        coefficients = s.coefficients[rows]
+        coefficients = s.coefficients[slab]
         dcoefficients = torch.empty_like(coefficients)
         times(g.ddt, w.dt_proj, out=dcoefficients[..., :rank])
         dcoefficients[..., rank : rank + states] = g.dB[0, ..., :states]
         dcoefficients[..., rank + states :] = g.dC[0, ..., :states]
         self._add("dt_proj", g.ddt, coefficients[..., :rank])
-        self._add("x_proj", dcoefficients, s.u[rows])
+        self._add("x_proj", dcoefficients, s.u[slab])
         du = times(dcoefficients, w.x_proj, out=g.du, add=True)
-        mixed = None if s.mixed is None else s.mixed[rows]
-        self.inner.rows(s.pz[rows].chunk(2, -1)[0], mixed, rows, du, dp)
+        self._mix(slab, du, dp, dtail)
+        self._add("in_proj", dpz, s.x[slab], half)
+        times(dpz, w.in_proj, out=self.dx[slab], half=half)
+
+    def _mix(self, slab: _Slab, du: Tensor, dp: Tensor, dtail: Tensor | None) -> None:
+        """Through the inner mixer to `dp`; `dtail` is what comes back from tokens behind the slab."""
+        p, (rows, tokens) = self.s.pz.chunk(2, -1)[0], slab
+        mixed = None if self.s.mixed is None else self.s.mixed[slab]
+        part = self.inner.part(rows, tokens.start, p)
+        dpast = self.mixing.slab(p[slab], mixed, part, du, dp)
         if dtail is not None:
-            dp[:, dp.shape[1] - dtail.shape[1] :] += dtail
-        self._add("in_proj", dpz, s.x[rows], half)
-        times(dpz, w.in_proj, out=self.dx[rows], half=half)
+            dp[:, dp.shape[1] - dtail.shape[1] :] += dtail[rows]
+        if dpast is not None:
+            self.dpast[rows] = dpast
 
     def gradients(self) -> tuple[Weights, Inner]:
         """Of all weights and of the inner mixer."""
@@ -170,16 +207,16 @@ class _Backward:
         *dA, dD, dt_bias = self.dchannel.split([len(self.s.A), 1, 1])
         # A = -exp(A_log) is its own derivative.
         channels = {"A_log": (dA[0] * self.s.A).t() / LOG2E, "D": dD[0], "dt_bias": dt_bias[0]}
-        return Weights(**self.totals, **channels), self.inner.gradients()
+        inner = self.mixing.gradients(None if self.inner.past is None else self.dpast)
+        return Weights(**self.totals, **channels), inner
 
     def _add(self, name: str, a: Tensor, b: Tensor, half: torch.dtype | None = None) -> None:
         self.totals[name] = outer(a, b, self.totals.get(name), half=half)
 
 
-def _scan(w: Weights, s: _Saved, rows: slice, h: Tensor | None) -> Inputs:
-    """The scan of a slab as `native_scan.pack` would leave it."""
-    states, coefficients = w.A_log.shape[1], s.coefficients[rows]
+def _scan(w: Weights, s: _Saved, slab: _Slab, h: Tensor | None) -> Inputs:
+    """The scan of a slab as `native_scan.pack` would leave it; h is (B, N, E)."""
+    states, coefficients = w.A_log.shape[1], s.coefficients[slab]
     dt, B, C = coefficients.split([w.dt_proj.shape[1], states, states], -1)
-    before = None if h is None else h[rows].transpose(1, 2).contiguous()
-    z = s.pz[rows].chunk(2, -1)[1]
-    return Inputs(s.u[rows], times(dt, w.dt_proj.t()), s.A, B, C, w.D.contiguous(), z, w.dt_bias.contiguous(), before)
+    z = s.pz[slab].chunk(2, -1)[1]
+    return Inputs(s.u[slab], times(dt, w.dt_proj.t()), s.A, B, C, w.D.contiguous(), z, w.dt_bias.contiguous(), h)

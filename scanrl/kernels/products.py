@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scanrl.kernels import native, native_product
 
-__all__ = ["half_of", "outer", "slabs", "times"]
+__all__ = ["half_of", "outer", "slabs", "spans", "times"]
 
 CACHED = 1 << 19  # numbers: two megabytes
 
@@ -71,6 +71,17 @@ def slabs(x: Tensor, width: int) -> list[slice]:
     count = -(-batch // rows)
     rows = -(-batch // count)  # of about the same size
     return [slice(first, first + rows) for first in range(0, batch, rows)]
+
+
+def spans(x: Tensor, width: int, chunk: int, least: int) -> list[slice]:
+    """Tokens of x (B, L, *) cut likewise, where one row is more than a slab: multiples of `chunk`, at least `least`."""
+    length = x.shape[1]
+    size = max(1, CACHED // (width * chunk)) * chunk
+    size = max(size, -(-least // chunk) * chunk)
+    starts = list(range(0, length, size))
+    if len(starts) > 1 and length - starts[-1] < least:
+        starts.pop()
+    return [slice(first, end) for first, end in zip(starts, [*starts[1:], length], strict=True)]
 
 
 def _native(a: Tensor, half: torch.dtype | None) -> bool:

@@ -76,11 +76,11 @@ def results(mixer: Mixer, x: Tensor, state: State | None, through_state: bool = 
 
 
 def assert_close(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """Outputs within 2e-6 and gradients within 1e-5 of float64, relative to the largest entry."""
+    """Outputs within 4e-6 and gradients within 1e-5 of float64, relative to the largest entry."""
     assert found.keys() == truth.keys()
     for name, expected in truth.items():
         assert found[name].shape == expected.shape, name
-        limit = 2e-6 if name.startswith("y") else 1e-5
+        limit = 4e-6 if name.startswith("y") else 1e-5
         error = (found[name].double() - expected).abs().max().item()
         assert error <= limit * expected.abs().max().item(), f"{name}: {error:.1e} of {expected.abs().max():.1e}"
 
@@ -99,6 +99,19 @@ def test_slabs_of_the_batch_add_up(name: str, config: ModelConfig, monkeypatch: 
     mixer, exact = build(name, config)
     before = detached(mixer(tokens(5, 11, config.width))[1])
     x = tokens(5, 9, config.width)
+    assert_close(results(mixer, x, None), results(exact, x.double(), None))
+    assert_close(results(mixer, x, before), results(exact, x.double(), widened(before)))
+
+
+@every_layer
+@pytest.mark.parametrize("length", [16, 33, 50])
+def test_slabs_of_a_long_row_add_up(
+    name: str, config: ModelConfig, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "CACHED", 1)  # 16 tokens each
+    mixer, exact = build(name, config)
+    before = detached(mixer(tokens(2, 11, config.width))[1])
+    x = tokens(2, length, config.width)
     assert_close(results(mixer, x, None), results(exact, x.double(), None))
     assert_close(results(mixer, x, before), results(exact, x.double(), widened(before)))
 
