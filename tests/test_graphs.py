@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scanrl import learner, randomness
+from scanrl import learner, loop, randomness, stacked
 from scanrl.checkpoint import load_checkpoint
 from scanrl.graphs import WARM_UP, CudaGraph, Replayed, ReplayedStep, graphs_wanted
 from scanrl.training import Diverged, resume, train
@@ -185,6 +185,19 @@ def test_a_recorded_update_that_is_not_finite_stops_the_run(tmp_path, direct, mo
     assert load_checkpoint(tmp_path / "run").step == 7
 
 
+def test_recorded_seeds_side_by_side_train_to_the_same_bits(tmp_path, monkeypatch):
+    options = {"seeds": [3, 5], "steps": 8, "overrides": {**SMALL, "model.dropout": 0.0}}
+    monkeypatch.setattr(loop, "stacking_pays", lambda learners: True)
+    eager = train("dmm-dc", make_dataset(), out=tmp_path / "eager", **options)
+    monkeypatch.setattr(stacked, "graphs_wanted", lambda device: True)
+    monkeypatch.setattr(stacked, "CudaGraph", DirectCalls)
+    recorded = train("dmm-dc", make_dataset(), out=tmp_path / "recorded", **options)
+    assert DirectCalls.made[-1].log == ["warm up"] * WARM_UP + ["record"] + ["replay"] * 5
+    for (lines, tensors), (eager_lines, eager_tensors) in zip(map(outcome, recorded), map(outcome, eager), strict=True):
+        assert lines == eager_lines
+        assert all(torch.equal(tensors[name], eager_tensors[name]) for name in tensors)
+
+
 def test_states_of_the_generators_by_name():
     with randomness.forked("cpu"):
         randomness.restore(randomness.seeded(3, "cpu"), "cpu")
@@ -253,6 +266,20 @@ def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dro
     for name in tensors:
         torch.testing.assert_close(tensors[name], eager_tensors[name], rtol=1e-4, atol=1e-6)
     assert torch.equal(tensors["random_cuda"], eager_tensors["random_cuda"])
+
+
+@cuda
+def test_seeds_side_by_side_with_graphs_equal_those_without(tmp_path, monkeypatch):
+    overrides = {**SMALL, "model.dropout": 0.0, "train.device": "cuda"}
+    options = {"seeds": [3, 5], "steps": 12, "overrides": overrides}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no fall-back
+        recorded = train("dmm-dc", make_dataset(), out=tmp_path / "graph", **options)
+    monkeypatch.setenv("SCANRL_GRAPHS", "off")
+    eager = train("dmm-dc", make_dataset(), out=tmp_path / "eager", **options)
+    for (_, tensors), (_, eager_tensors) in zip(map(outcome, recorded), map(outcome, eager), strict=True):
+        for name in tensors:
+            torch.testing.assert_close(tensors[name], eager_tensors[name], rtol=1e-4, atol=1e-6)
 
 
 @cuda
