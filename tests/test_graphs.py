@@ -289,9 +289,9 @@ def test_a_function_that_waits_for_the_device_falls_back_and_dropout_still_works
 
 
 @cuda
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dropout):
-    options = {"train.device": "cuda", "model.dropout": dropout}
+@pytest.mark.parametrize("settings", [{"model.dropout": 0.0}, {}, {"train.precision": "bfloat16"}])
+def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, settings):
+    options = {"train.device": "cuda", **settings}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no fall-back
         lines, tensors = outcome(fit(tmp_path / "graph", **options))
