@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -49,11 +49,16 @@ Scan = Callable[..., Tensor]
 
 
 def mamba_ssm(u, dt, A, B, C, D, z, dt_bias) -> Tensor:
-    """The CUDA scan of the mamba_ssm package, which has channels before time."""
+    """The CUDA scan of the mamba_ssm package, which has channels before time (see `in_layout`)."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    u, dt, B, C, z = (x.transpose(1, 2).contiguous() for x in (u, dt, B, C, z))
-    return selective_scan_fn(u, dt, A, B, C, D, z, dt_bias, delta_softplus=True).transpose(1, 2)
+    return selective_scan_fn(u, dt, A, B, C, D, z, dt_bias, delta_softplus=True)
+
+
+def in_layout(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in the layout a candidate wants, or its results in ours; turning round is its own inverse."""
+    turned = (x.transpose(1, 2) if name == "mamba_ssm" and x.ndim == 3 else x for x in tensors)
+    return [x.detach().clone(memory_format=torch.contiguous_format) for x in turned]
 
 
 def times(functions: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
@@ -87,34 +92,37 @@ def graph_of(function: Callable[[], tuple[Tensor, ...]]) -> Callable[[], object]
 
 def scans(case: str) -> Iterator[dict[str, Any]]:
     shape = SCAN_SHAPES[case]
-    x = [v.detach().to(DEVICE).requires_grad_() for v in scan_arguments(*shape)]
+    x = [v.detach().to(DEVICE) for v in scan_arguments(*shape)]
     weights = torch.randn(x[0].shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     candidates: dict[str, Scan] = {"gpu": partial(our_scan, "gpu")}
     if shape[1] <= LONGEST_LOOP:
         candidates["reference"] = partial(our_scan, "reference")
     if find_spec("mamba_ssm"):
         candidates["mamba_ssm"] = mamba_ssm
-    rows = [v.detach()[:2] if v.ndim == 3 else v.detach() for v in x]
-    truth = train_scan(
-        partial(our_scan, "reference"), [v.double().requires_grad_() for v in rows], weights[:2].double()
-    )
+    require_right(case, candidates, [v[:2] if v.ndim == 3 else v for v in x], weights[:2])
+    functions = {}
     for name, scan in candidates.items():
-        found = train_scan(scan, [v.requires_grad_() for v in rows], weights[:2])
+        given = [v.requires_grad_() for v in in_layout(name, x)]
+        forward = torch.no_grad()(lambda scan=scan, given=given: (scan(*given),))
+        both = partial(train_scan, scan, given, in_layout(name, [weights])[0])
+        functions |= {f"{name}|eager|forward": forward, f"{name}|eager|forward and backward": both}
+        if name != "reference":
+            functions[f"{name}|graph|forward"] = graph_of(forward)
+            functions[f"{name}|graph|forward and backward"] = graph_of(both)
+    for key, timing in times(functions).items():
+        name, how, what = key.split("|")
+        yield {"benchmark": "scan", "case": case, "shape": shape, "impl": name, "how": how, "what": what, **timing}
+
+
+def require_right(case: str, candidates: dict[str, Scan], x: list[Tensor], weights: Tensor) -> None:
+    """Compares outputs and gradients with the float64 reference, two rows of the batch."""
+    truth = train_scan(partial(our_scan, "reference"), [v.double().requires_grad_() for v in x], weights.double())
+    for name, scan in candidates.items():
+        given = [v.requires_grad_() for v in in_layout(name, x)]
+        found = in_layout(name, train_scan(scan, given, in_layout(name, [weights])[0]))
         # Ours must reach what its tests ask for; others are only to be the same function.
         require_equal(f"{case} {name}: output", found[:1], truth[:1], 1e-6 if name == "gpu" else 1e-3)
         require_equal(f"{case} {name}: gradients", found[1:], truth[1:], 1e-5 if name == "gpu" else 1e-2)
-    functions = {}
-    for name, scan in candidates.items():
-        forward = torch.no_grad()(lambda scan=scan: (scan(*x),))
-        both = partial(train_scan, scan, x, weights)
-        functions |= {(name, "eager", "forward"): forward, (name, "eager", "forward and backward"): both}
-        if name != "reference":
-            functions[name, "graph", "forward"] = graph_of(forward)
-            functions[name, "graph", "forward and backward"] = graph_of(both)
-    found = times({"|".join(key): f for key, f in functions.items()})
-    for key, timing in found.items():
-        name, how, what = key.split("|")
-        yield {"benchmark": "scan", "case": case, "shape": shape, "impl": name, "how": how, "what": what, **timing}
 
 
 class Update:

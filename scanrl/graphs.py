@@ -89,7 +89,8 @@ class CudaGraph:
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     return function()
             except RuntimeError:
-                # A recording that breaks off leaves its stream current and the generator waiting for its end.
+                # A recording that breaks off leaves its stream current and the generator waiting for its end. (Graphs
+                # recorded before go on drawing from the state that they know.)
                 torch.cuda.set_stream(here)
                 generator.graphsafe_set_state(state)
                 raise

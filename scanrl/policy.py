@@ -64,6 +64,8 @@ class Policy:
         self._device = next(model.parameters()).device
         self._generator = torch.Generator(self._device) if sample else None
         self._seed = seed
+        self._streams: Streams | None = None
+        self._spare: Streams | None = None  # those before a reset
         self._lock = threading.Lock()
         self.reset()
 
@@ -104,7 +106,7 @@ class Policy:
         Sampling starts over as well: what follows depends on the seed and on what is seen, not on what was before.
         """
         with self._lock:
-            self._streams: Streams | None = None
+            self._spare, self._streams = self._streams or self._spare, None
             self._last: _Last | None = None  # None: all rows start
             if self._generator is not None:
                 self._generator.manual_seed(self._seed)
@@ -166,6 +168,7 @@ class Policy:
                 other._generator = torch.Generator(self._device)
                 other._generator.set_state(self._generator.get_state())
             other._streams = None if self._streams is None else self._streams.copy(other._generator)
+            other._spare = None  # it is this policy's
         return other
 
     def _target(self, target: float | None) -> float | None:
@@ -183,7 +186,7 @@ class Policy:
         return float(target)
 
     def _begun(self, count: int) -> Streams:
-        return begin(self.model, count, self.context, self._generator, self._impl)
+        return begin(self.model, count, self.context, self._generator, self._impl, self._spare)
 
     def _check(self, seen: np.ndarray, rewards: Any, first: Any, target: Any) -> Step:
         """The step that the arguments describe. Nothing has been touched when something is wrong with them."""

@@ -1,4 +1,4 @@
-"""What a policy carries from one step to the next: one class for each way to remember, native, carried or windowed.
+"""What a policy carries from one step to the next: one class for each way, native, carried, replayed or windowed.
 
 Symbols: `B` streams, `K` steps of context, `O`/`A` observation/action shape.
 
@@ -18,14 +18,25 @@ import torch
 from torch import Tensor
 
 from scanrl.batch import Batch
+from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted
 from scanrl.kernels import ScanChoice, scan_choice
 from scanrl.kernels.native_step import Code, NativeStep, StaleWeights
 from scanrl.models.decision import DecisionModel
-from scanrl.nn import replace_rows
+from scanrl.nn import State, replace_rows
 from scanrl.nn.program import NoNativeStep
 from scanrl.types import Context
 
-__all__ = ["CarriedStreams", "NativeStreams", "Step", "StepImpl", "Streams", "WindowStreams", "begin", "step_choice"]
+__all__ = [
+    "CarriedStreams",
+    "NativeStreams",
+    "ReplayedStreams",
+    "Step",
+    "StepImpl",
+    "Streams",
+    "WindowStreams",
+    "begin",
+    "step_choice",
+]
 
 
 class Step(NamedTuple):
@@ -70,8 +81,11 @@ def begin(
     context: Context,
     generator: torch.Generator | None = None,
     impl: StepImpl | None = None,
+    spare: Streams | None = None,
 ) -> Streams:
-    """`count` fresh streams; actions are drawn with the generator, if there is one.
+    """`count` fresh streams; actions are drawn with the generator, if there is one. In the first step all rows start.
+
+    Streams that nobody needs any more may be taken as `spare`, with what was recorded for them.
 
     Raises:
         RuntimeError: the native step was asked for by `impl` and cannot run.
@@ -84,6 +98,10 @@ def begin(
             return NativeStreams(model, count, generator, code)
         if impl == "native":
             raise RuntimeError(f"the native step was asked for, but: {choice.reason}")
+        if generator is None and graphs_wanted(model.norm.weight.device):
+            if isinstance(spare, ReplayedStreams) and spare.model is model and spare.count == count:
+                return spare  # what it still carries is replaced in all rows
+            return ReplayedStreams(model, count)
     return CarriedStreams(model, count, generator)
 
 
@@ -167,18 +185,9 @@ class CarriedStreams(Streams):
     def step(self, x: Step) -> np.ndarray | None:
         if not _finite(x):
             return None
-        model, layout = self._model, self._model.config.layout
-        values = _tensors(x, model)
-        head = layout.index("s") + 1
-        state = self._state
-        if layout[head:]:
-            tail = {"a": values["last_action"], "r": values["reward"], "R": values["last_return_to_go"]}
-            state = model.feed([(c, tail[c]) for c in layout[head:]], values["last_timestep"], state)[1]
-        state = replace_rows(state, values["first"], self._initial)
-        # An `a` or `r` before `s` would be this step's, which is not known yet.
-        now = {"R": values["return_to_go"], "s": values["observation"]}
-        hidden, state = model.feed([(c, now[c]) for c in layout[:head]], values["timestep"], state)
-        actions = model.decide(hidden, self._generator).cpu().numpy()
+        values = _tensors(x, self._model, self._model.norm.weight.device)
+        hidden, state = _carry(self._model, self._initial, self._state, values)
+        actions = self._model.decide(hidden, self._generator).cpu().numpy()
         self._state = state
         return actions
 
@@ -189,6 +198,54 @@ class CarriedStreams(Streams):
 
     def state_bytes(self) -> int:
         return _bytes(self._state)
+
+
+class ReplayedStreams(Streams):
+    """Streams on a CUDA device whose step is recorded as a graph: the same as `CarriedStreams`, in one launch.
+
+    Args:
+        state: where they go on from; `None` is the beginning.
+    """
+
+    def __init__(self, model: DecisionModel, count: int, state: State | None = None) -> None:
+        self.model, self.count = model, count
+        device = model.norm.weight.device
+        with torch.inference_mode():
+            self._initial = model.initial_state(count)
+            state = self._initial if state is None else state
+            self._replayed = ReplayedStep(self._advance, state, "the acting step", CudaGraph(device), device)
+
+    @torch.inference_mode()
+    def step(self, x: Step) -> np.ndarray | None:
+        if not _finite(x):
+            return None
+        (actions,) = self._replayed(*_tensors(x, self.model, torch.device("cpu")).values())
+        return actions.cpu().numpy()
+
+    def copy(self, generator: torch.Generator | None) -> ReplayedStreams:
+        assert generator is None
+        return ReplayedStreams(self.model, self.count, self._replayed.state)
+
+    def state_bytes(self) -> int:
+        return _bytes(self._replayed.state)
+
+    def _advance(self, state: State, *columns: Tensor) -> tuple[tuple[Tensor, ...], State]:
+        values = dict(zip(Step._fields, columns, strict=True))
+        hidden, state = _carry(self.model, self._initial, state, values)
+        return (self.model.decide(hidden),), state
+
+
+def _carry(model: DecisionModel, initial: State, state: State, values: dict[str, Tensor]) -> tuple[Tensor, State]:
+    """The stack's output `(B, D)` at the observation of a step, and the state after it."""
+    layout = model.config.layout
+    head = layout.index("s") + 1
+    if layout[head:]:
+        tail = {"a": values["last_action"], "r": values["reward"], "R": values["last_return_to_go"]}
+        state = model.feed([(c, tail[c]) for c in layout[head:]], values["last_timestep"], state)[1]
+    state = replace_rows(state, values["first"], initial)
+    # An `a` or `r` before `s` would be this step's, which is not known yet.
+    now = {"R": values["return_to_go"], "s": values["observation"]}
+    return model.feed([(c, now[c]) for c in layout[:head]], values["timestep"], state)
 
 
 class WindowStreams(Streams):
@@ -216,7 +273,7 @@ class WindowStreams(Streams):
     def step(self, x: Step) -> np.ndarray | None:
         if not _finite(x):
             return None
-        columns, length = self._pushed(_tensors(x, self._model))
+        columns, length = self._pushed(_tensors(x, self._model, self._device))
         longest, layout = int(length.max()), self._model.config.layout
         mask = torch.arange(longest, device=self._device) < length[:, None]
         batch = Batch(**{name: column[:, :longest] for name, column in columns.items()}, mask=mask)
@@ -261,11 +318,11 @@ def _finite(x: Step) -> bool:
     return bool(np.isfinite(x.observation).all() and np.isfinite(x.reward).all())
 
 
-def _tensors(x: Step, model: DecisionModel) -> dict[str, Tensor]:
-    """The step where the model is, its real numbers in the model's precision."""
-    weight = model.norm.weight
+def _tensors(x: Step, model: DecisionModel, device: torch.device) -> dict[str, Tensor]:
+    """The step on a device, its real numbers in the model's precision."""
+    dtype = model.norm.weight.dtype
     tensors = ((name, torch.from_numpy(values)) for name, values in x._asdict().items())
-    return {n: t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype) for n, t in tensors}
+    return {n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in tensors}
 
 
 def _bytes(tree: tuple) -> int:

@@ -1,17 +1,22 @@
 """Recorded functions: their logic on the CPU, with the graph replaced by direct calls, and on a CUDA device."""
 
+import copy
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from scanrl import learner, randomness
+from scanrl import learner, loop, randomness, stacked, streams
 from scanrl.checkpoint import load_checkpoint
 from scanrl.graphs import WARM_UP, CudaGraph, Replayed, ReplayedStep, graphs_wanted
+from scanrl.models.decision import DecisionModel
+from scanrl.nn import ModelConfig
+from scanrl.policy import Policy
 from scanrl.training import Diverged, resume, train
-from tests.conftest import make_dataset
+from tests.conftest import BOX, CHOICE, make_dataset, make_stats
 
 cuda = pytest.mark.gpu
 SMALL = {
@@ -185,6 +190,50 @@ def test_a_recorded_update_that_is_not_finite_stops_the_run(tmp_path, direct, mo
     assert load_checkpoint(tmp_path / "run").step == 7
 
 
+def test_recorded_seeds_side_by_side_train_to_the_same_bits(tmp_path, monkeypatch):
+    options = {"seeds": [3, 5], "steps": 8, "overrides": {**SMALL, "model.dropout": 0.0}}
+    monkeypatch.setattr(loop, "stacking_pays", lambda learners: True)
+    eager = train("dmm-dc", make_dataset(), out=tmp_path / "eager", **options)
+    monkeypatch.setattr(stacked, "graphs_wanted", lambda device: True)
+    monkeypatch.setattr(stacked, "CudaGraph", DirectCalls)
+    recorded = train("dmm-dc", make_dataset(), out=tmp_path / "recorded", **options)
+    assert DirectCalls.made[-1].log == ["warm up"] * WARM_UP + ["record"] + ["replay"] * 5
+    for (lines, tensors), (eager_lines, eager_tensors) in zip(map(outcome, recorded), map(outcome, eager), strict=True):
+        assert lines == eager_lines
+        assert all(torch.equal(tensors[name], eager_tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("spec", [BOX, CHOICE])
+@pytest.mark.parametrize("pattern", ["modal_conv mamba mlp", "attention mlp", "modal_linear"])
+def test_a_recorded_acting_step_equals_an_eager_one(monkeypatch, spec, pattern):
+    model = DecisionModel(ModelConfig(pattern=pattern, width=16, context=4), spec, make_stats(spec))
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(streams, "_native_code", lambda model, sample: (None, None))
+    monkeypatch.setattr(streams, "graphs_wanted", lambda device: True)
+    monkeypatch.setattr(streams, "CudaGraph", DirectCalls)
+    recorded = Policy(model)
+    seen = [rng.normal(size=(3, 5)).astype(np.float32) for _ in range(24)]
+    acted = [act(recorded, seen), act(recorded, seen)]  # the second time after a reset, on the same recording
+    graph = DirectCalls.made[-1]
+    assert graph.log.count("record") == 1
+    assert graph.log.count("replay") == 2 * 24 - WARM_UP
+    fork = copy.copy(recorded)
+    monkeypatch.setattr(streams, "graphs_wanted", lambda device: False)
+    eager = Policy(model)
+    expected = act(eager, seen)
+    assert all(np.array_equal(found, expected) for found in acted)
+    more = [policy.act(seen[0], 1.0) for policy in (eager, fork, recorded)]
+    assert np.array_equal(more[0], more[1])
+    assert np.array_equal(more[0], more[2])
+    assert recorded.state_bytes() == eager.state_bytes()
+
+
+def act(policy: Policy, seen: list[np.ndarray]) -> np.ndarray:
+    """Actions in one stretch of three streams, of which one begins again in the middle."""
+    policy.reset(3)
+    return np.stack([policy.act(x, 0.5 * i, [False, i == 9, False]) for i, x in enumerate(seen)])
+
+
 def test_states_of_the_generators_by_name():
     with randomness.forked("cpu"):
         randomness.restore(randomness.seeded(3, "cpu"), "cpu")
@@ -240,9 +289,9 @@ def test_a_function_that_waits_for_the_device_falls_back_and_dropout_still_works
 
 
 @cuda
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dropout):
-    options = {"train.device": "cuda", "model.dropout": dropout}
+@pytest.mark.parametrize("settings", [{"model.dropout": 0.0}, {}, {"train.precision": "bfloat16"}])
+def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, settings):
+    options = {"train.device": "cuda", **settings}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no fall-back
         lines, tensors = outcome(fit(tmp_path / "graph", **options))
@@ -253,6 +302,37 @@ def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, dro
     for name in tensors:
         torch.testing.assert_close(tensors[name], eager_tensors[name], rtol=1e-4, atol=1e-6)
     assert torch.equal(tensors["random_cuda"], eager_tensors["random_cuda"])
+
+
+@cuda
+def test_seeds_side_by_side_with_graphs_equal_those_without(tmp_path, monkeypatch):
+    overrides = {**SMALL, "model.dropout": 0.0, "train.device": "cuda"}
+    options = {"seeds": [3, 5], "steps": 12, "overrides": overrides}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no fall-back
+        recorded = train("dmm-dc", make_dataset(), out=tmp_path / "graph", **options)
+    monkeypatch.setenv("SCANRL_GRAPHS", "off")
+    eager = train("dmm-dc", make_dataset(), out=tmp_path / "eager", **options)
+    for (_, tensors), (_, eager_tensors) in zip(map(outcome, recorded), map(outcome, eager), strict=True):
+        for name in tensors:
+            torch.testing.assert_close(tensors[name], eager_tensors[name], rtol=1e-4, atol=1e-6)
+
+
+@cuda
+@pytest.mark.parametrize("spec", [BOX, CHOICE])
+@pytest.mark.parametrize("pattern", ["modal_conv mamba mlp", "attention mlp", "modal_linear"])
+def test_acting_with_graphs_equals_acting_without(monkeypatch, spec, pattern):
+    model = DecisionModel(ModelConfig(pattern=pattern, width=16, context=4), spec, make_stats(spec)).cuda()
+    rng = np.random.default_rng(0)
+    seen = [rng.normal(size=(3, 5)).astype(np.float32) for _ in range(24)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no fall-back
+        policy = Policy(model)
+        found = [act(policy, seen), act(policy, seen)]
+    monkeypatch.setenv("SCANRL_GRAPHS", "off")
+    expected = act(Policy(model), seen)
+    for actions in found:
+        np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
 
 
 @cuda

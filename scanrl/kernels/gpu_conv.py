@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scanrl.kernels import gpu_conv_kernels as kernels
 from scanrl.kernels.gpu import launch
-from scanrl.kernels.gpu_stacks import over_stacks
 from scanrl.kernels.native import rows
+from scanrl.kernels.slices import all_slices
 
 __all__ = ["conv"]
 
@@ -75,7 +75,7 @@ class _Conv(torch.autograd.Function):
         return dx, *(v.to(dtype).reshape(shape) for v, (dtype, shape) in pairs), dpast, None
 
 
-@over_stacks(parameters=(1, 2))
+@all_slices(parameters=(1, 2))
 def conv(x: Tensor, kernel: Tensor, bias: Tensor, past: Tensor | None, place: Tensor | None) -> Tensor:
     """All tokens, none of the tensors empty but perhaps `past`. Returns y (B, L, D) in the dtype of x.
 

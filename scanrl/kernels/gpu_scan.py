@@ -18,9 +18,9 @@ from torch import Tensor
 
 from scanrl.kernels import gpu_scan_kernels as kernels
 from scanrl.kernels.gpu import launch
-from scanrl.kernels.gpu_stacks import over_stacks
 from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import rows
+from scanrl.kernels.slices import all_slices
 
 __all__ = ["scan"]
 
@@ -199,7 +199,7 @@ def scan(x: Inputs, softplus: bool) -> tuple[Tensor, Tensor]:
     return _scan(softplus, *x)
 
 
-@over_stacks(parameters=(3, 6, 8))
+@all_slices(parameters=(3, 6, 8))
 def _scan(softplus: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     """`scan`, or S of them at once: the rows of all are one batch, and A, D and dt_bias have an axis S in front."""
     x = Inputs(*tensors)  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,6 @@ from scan_cases import OPTIONAL, assert_close_to_truth, make, outputs_and_gradie
 from torch.func import vmap
 
 from scanrl.kernels import causal_conv, gpu, gpu_scan, selective_scan
-from scanrl.kernels.inputs import Inputs
 from scanrl.kernels.native import rows
 
 DEVICE = "cpu" if gpu.found().interpreted else "cuda"
@@ -213,14 +212,14 @@ def test_a_float64_state_is_computed_in_float64(monkeypatch, cut):
     x = there(make(1, 19, 5, 4))
     x = {**x, "A": x["A"] * 1e-6}  # decays that float32 would round by a tenth of their distance from 1
     h = x["h"].double()
-    y, last = gpu_scan.scan(Inputs(**{**x, "h": h}), True)
+    y, last = selective_scan(**{**x, "h": h}, impl="gpu")
     truth, exact = selective_scan(**{n: v.double() for n, v in x.items()}, impl="reference")
     assert last.dtype == torch.float64
     torch.testing.assert_close(y.double(), truth, rtol=1e-5, atol=1e-5)
     # Of the change, not of the state: what u and dt add is rounded to float32, the decay is not.
     assert (last - exact).abs().max() <= 1e-6 * (exact - h).abs().max()
     leaf = h.requires_grad_()
-    _, last = gpu_scan.scan(Inputs(**{**x, "h": leaf}), True)
+    _, last = selective_scan(**{**x, "h": leaf}, impl="gpu")
     assert last.dtype == torch.float64
     (gradient,) = torch.autograd.grad(last.sum(), leaf)
     assert gradient.dtype == torch.float64
