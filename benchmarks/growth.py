@@ -31,6 +31,7 @@ from benchmarks.peers import mambapy_mixer, renamed_as_peers, transformers_mixer
 from scanrl.bench.equality import gradients, require_equal
 from scanrl.bench.scans import classic_loop
 from scanrl.bench.timing import heading, measure, print_rows, rows_of
+from scanrl.kernels import keep_memory
 from scanrl.nn import MIXERS, ModelConfig
 from scanrl.nn.mamba import Mamba
 
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, action="append", choices=BATCH, help="default: all")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_memory()  # as a training run does, for all candidates
     if not chosen.json:
         print(heading())
     for length in chosen.length or BATCH:
