@@ -60,7 +60,7 @@ def _short(environment: dict[str, str]) -> Measurement:
 # The quick runs take one thread: they are for machines that have other work.
 MEASUREMENTS = {
     "limits": Measurement("benchmarks.limits", _words("--threads 2"), _words("--threads 2")),
-    "scan": Measurement("benchmarks.scan", _words("--all --threads 2 --repeats 12"), _words("--threads 1 --repeats 2")),
+    "scan": Measurement("benchmarks.scan", _words("--threads 2 --repeats 12"), _words("--threads 1 --repeats 2")),
     "mixers": Measurement("benchmarks.mixers", _words("--threads 2"), _words("--threads 1 --repeats 3")),
     "training": Measurement(
         "benchmarks.training",
@@ -130,9 +130,7 @@ def measure(name: str, quick: bool) -> list[dict[str, Any]]:
     measurement = MEASUREMENTS[name]
     words = [measurement.program, *(measurement.quick if quick else measurement.words), "--json"]
     load, meter = os.getloadavg()[0], Meter()
-    # Threads that sleep while they wait, as the command itself sets it: on a machine with other work, those that spin
-    # take tens of times longer.
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, **measurement.environment}
+    environment = {"GOMP_SPINCOUNT": "10000", **os.environ, **measurement.environment}  # as the command itself sets it
     done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
     others, spent = meter.read()
     about = {
@@ -169,13 +167,13 @@ def read() -> list[dict[str, Any]]:
 
 
 def run(only: list[str], quick: bool) -> None:
-    """Measures and writes; rows of what is not run again stay."""
-    rows = [machine(quick), *(row for row in read() if only and row["benchmark"] not in ("machine", *only))]
-    for name in only or MEASUREMENTS:
-        rows += measure(name, quick)
+    """Measures and writes after every benchmark; rows of what is not run again stay."""
     order = ["machine", *MEASUREMENTS]
-    rows.sort(key=lambda row: order.index(row["benchmark"]))
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name in only or MEASUREMENTS:
+        found = measure(name, quick)
+        rows = [machine(quick), *(row for row in read() if row["benchmark"] not in ("machine", name)), *found]
+        rows.sort(key=lambda row: order.index(row["benchmark"]))
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def main() -> None:

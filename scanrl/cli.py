@@ -304,8 +304,10 @@ FAMILIES = {verb.split()[0] for verb in VERBS if " " in verb}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     # Before torch starts its threads: a thread that spins while it waits for one that another process has displaced
-    # makes two threads on a busy machine tens of times slower than one; one that sleeps costs microseconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # makes two threads on a busy machine tens of times slower than one; one that sleeps at once takes twice as long on
+    # a quiet machine, where the next piece of work is microseconds away. So it spins for some microseconds (docs/log.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
