@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     # Before torch starts its threads: a thread that spins while it waits for one that another process has displaced
     # makes two threads on a busy machine tens of times slower than one; one that sleeps at once takes twice as long on
-    # a quiet machine, where the next piece of work is microseconds away. So it spins for some microseconds (docs/log.md).
+    # a quiet machine, where more work is microseconds away. So it spins for some microseconds (docs/log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
