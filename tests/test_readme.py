@@ -31,7 +31,7 @@ SHORTER = [
     ("steps=10_000", "steps=10"),
     ("episodes=100", "episodes=2"),
     ("episodes=20", "episodes=2"),
-    ("--steps 10000", "--steps 10 --eval.episodes 2"),
+    ("--steps 10000", "--steps 10 --eval.episodes 2 --train.batch-size 8"),
     ("--episodes 100", "--episodes 2"),
     ("bundled()", 'bundled("hopper-replay")'),
     ("scanrl demo", "scanrl demo --seconds 0.5 --episodes 1"),
