@@ -75,9 +75,15 @@ def test_candidates_for_a_training_step_agree_with_float64(case: str, monkeypatc
         training.refuse_unless_equal(steps)
 
 
-def test_the_arithmetic_of_a_step_runs_alone() -> None:
-    arithmetic(_small("dmm-dc"), 2, 9)()
-    arithmetic(_small("dm"), 2, 9)()
+@pytest.mark.parametrize("name", ["dmm-dc", "dm"])
+def test_the_arithmetic_of_a_step_scans_once_for_every_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, scans = sys.modules[arithmetic.__module__], []
+    whole = module.selective_scan  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "selective_scan", lambda *x, **more: scans.append(1) or whole(*x, **more))
+    step = arithmetic(_small(name), 2, 9)
+    scans.clear()
+    step()
+    assert len(scans) == 3
 
 
 def test_mixers_of_the_growth_benchmark_agree_with_float64() -> None:
