@@ -4,7 +4,7 @@
 
 The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`:
 the whole window through torch's SDPA at every step. `cached`: our attention with its sliding cache, through `Policy`.
-`cached in place`: the same on a ring of memory, without the policy's checks, the best we can do for attention. `mamba`:
+`cached in place`: the same in calls of torch on a ring of memory, without the policy's checks. `mamba`:
 the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without the policy's checks.
 `s_per_1000` is for 1,000 environment steps; `ratio` the median of `cached in place` over the row's own. Before that,
 each is compared with its model's training forward, and the two caches also with each other after their windows slid.

@@ -1,8 +1,8 @@
-"""A transformer that acts on a key/value cache written in place: the strongest opponent of a carried state.
+"""A transformer that acts on a key/value cache in torch: what a user would write, and write well.
 
-Our own attention keeps its cache as a value, as every mixer does: each chunk of tokens makes a new one, which copies
-the whole window. Here keys and values stand in a ring of memory that is overwritten, and all tokens that came to be
-known since the last action are one chunk. Otherwise it computes exactly what the policy computes.
+Keys and values stand in a ring of memory that is overwritten (in torch, our own attention makes a new cache for each
+chunk, as a mixer's state is a value; in the native step it is such a ring), and all tokens that came to be known since
+the last action are one chunk. Otherwise it computes exactly what the policy computes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def write_page(rows: Sequence[dict[str, Any]], commands: Mapping[str, str]) -> s
     """The page; `commands` tells how each benchmark is run that has no rows."""
     page = _Page(rows, commands)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    names = ("command", "limits", "machine", "note", "table", "targets", "variants")
+    names = ("command", "limits", "machine", "ms", "note", "table", "targets", "times", "variants")
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render({name: getattr(page, name) for name in names}).rstrip() + "\n"
 
@@ -58,6 +58,14 @@ class _Page:
         if failed or missing:
             lines.append(f"Without rows: {', '.join([*failed, *missing])}.")
         return "\n\n".join(lines)
+
+    def ms(self, benchmark: str, case: str, impl: str, field: str = "median_ms") -> str:
+        """A time of the first row that matches, for the text."""
+        return _cell(self.found.value(benchmark, field, case=case, impl=impl))
+
+    def times(self, benchmark: str, case: str, impl: str, than: str) -> str:
+        """How many times faster `impl` is than another, for the text."""
+        return _cell(self.found.faster(benchmark, case, impl, than))
 
     def table(self, benchmark: str, *columns: str, **match: Any) -> str:
         """Rows of a benchmark, and the command that makes them."""

@@ -237,6 +237,8 @@ def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:
 
 def _column(name: str, values: Any, kind: type[np.generic], count: int) -> np.ndarray:
     """One value per stream, from that many or from a single one."""
+    if count == 1 and isinstance(values, float | int):
+        return np.array([values], kind)  # what a loop round one environment gives, a microsecond sooner
     column = _array(name, values, kind)
     if column.shape == (count,):
         return column
