@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "scanrl"
 # one part: its modules may import each other as long as there is no circle.
 LAYERS: list[set[str]] = [
     {"cli"},
+    {"verbs"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards
     {"bench", "demo", "doctor"},
     {"scoring", "report"},

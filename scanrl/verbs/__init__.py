@@ -1,0 +1,1 @@
+"""What the command can do: one verb, one function; `scanrl.cli` lists them. One module per family of verbs."""

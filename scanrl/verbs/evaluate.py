@@ -1,0 +1,74 @@
+"""`eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from scanrl.console import print_json, print_table
+from scanrl.evaluation import EPISODES, NUM_ENVS, SEED
+from scanrl.verbs.options import RunPath, check
+
+__all__ = ["evaluate"]
+
+SHORT_WINDOW = 32
+"""A state carried through a whole episode is far from what windows of fewer steps have trained."""
+
+
+def evaluate(
+    run: RunPath,
+    env: str | None = None,
+    episodes: int = EPISODES,
+    target_return: tuple[float | Literal["auto"], ...] = ("auto",),
+    sweep_targets: bool = False,
+    context: int | Literal["recurrent"] = "recurrent",
+    seed: int = SEED,
+    num_envs: int = NUM_ENVS,
+    save: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Play episodes with a trained policy and score them.
+
+    Args:
+        run: a run folder (its latest checkpoint) or a checkpoint folder.
+        env: Gymnasium id; by default the run's own.
+        episodes: episodes per target return.
+        target_return: returns to ask for, raw units; auto is the best return of the training data.
+        sweep_targets: ask for the data's mean return, its best, and two in between instead.
+        context: recurrent, or the number of steps whose window is recomputed at every step.
+        seed: decides the initial state of each episode.
+        num_envs: environments stepped side by side.
+        save: also write the episodes as a store into this folder.
+        json: print one JSON object instead of a table.
+    """
+    check("eval", 1, episodes=episodes, num_envs=num_envs)
+    check("eval", 0, seed=seed)
+    from scanrl.scoring import score_run
+
+    wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
+    found = score_run(run, env, wanted, episodes=episodes, context=context, seed=seed, num_envs=num_envs, save=save)
+    if json:
+        return print_json([scores.to_json() for scores in found])
+    print_table(
+        ("target", "return", "95 % interval", "normalised", "length", "episodes"),
+        [
+            (
+                "-" if s.target_return is None else f"{s.target_return:g}",
+                f"{s.mean:.1f} ± {s.std:.1f}",
+                "-" if s.interval is None else f"{s.interval[0]:.1f} to {s.interval[1]:.1f}",
+                "-" if s.normalized is None else f"{s.normalized.mean():.1f}",
+                f"{s.lengths.mean():.0f}",
+                s.episodes,
+            )
+            for s in found
+        ],
+        right=(0, 1, 2, 3, 4, 5),
+    )
+    print(f"{found[0].env_id}, context {found[0].context}, seed {seed}; 1 training run: no interval over seeds")
+    window = found[0].trained_context
+    if context == "recurrent" and window is not None and window < SHORT_WINDOW:
+        steps = f"{window} step{'s' * (window > 1)}"
+        print(
+            f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
+        )
+    return 0
