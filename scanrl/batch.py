@@ -23,6 +23,8 @@ class Batch(NamedTuple):
         returns_to_go: `(B, T)` float32, undiscounted sum of this and all later rewards of the episode.
         timesteps: `(B, T)` int64, index of the step within its episode.
         mask: `(B, T)` bool, true where the entry is data. Only the loss reads it.
+        goals: `(B, T, *O)` float32, the valuable state ahead of each step, where the sampler gives one.
+        goal_values: `(B, T)` float32, reward per step on the way there, likewise.
     """
 
     observations: Tensor
@@ -31,10 +33,18 @@ class Batch(NamedTuple):
     returns_to_go: Tensor
     timesteps: Tensor
     mask: Tensor
+    goals: Tensor | None = None
+    goal_values: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(x.to(device, non_blocking=True) for x in self))
+        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))  # type: ignore[arg-type]
+
+    def finals(self) -> Tensor:
+        """`(B, T)` bool, true at the last step of an episode, or of what the row holds of it."""
+        begins = (self.timesteps == 0) | ~self.mask
+        ends = torch.cat([begins[:, 1:], torch.ones_like(begins[:, :1])], 1)
+        return self.mask & ends
 
     def __repr__(self) -> str:
-        return f"Batch({', '.join(f'{k}={tuple(v.shape)}' for k, v in self._asdict().items())})"
+        return f"Batch({', '.join(f'{k}={tuple(v.shape)}' for k, v in self._asdict().items() if v is not None)})"

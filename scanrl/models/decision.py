@@ -19,7 +19,7 @@ from scanrl.nn.program import LAST, Program
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
-__all__ = ["DecisionModel"]
+__all__ = ["DecisionModel", "head_for", "initialise"]
 
 WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family inherited
 
@@ -48,12 +48,12 @@ class DecisionModel(nn.Module):
             self.tokens = Tokens(config, spec, stats)
             self.stack = Stack(config, MIXERS)
             self.norm = nn.LayerNorm(config.width)
-            self.head = _head(config, spec)
+            self.head = head_for(config, spec)
             self.extras = _reference_extras(config, spec) if config.reference_extras else None
             # The token embeddings keep torch's initialisation, as in Decision Transformer's code. With a bias of zero,
             # LayerNorm(w R) is the same for every positive return-to-go R: the model would start blind to its target.
             for part in (self.stack, self.norm, self.head):
-                part.apply(_initialise)
+                part.apply(initialise)
 
     def forward(
         self, batch: Batch, state: State | None = None, half: torch.dtype | None = None
@@ -70,10 +70,19 @@ class DecisionModel(nn.Module):
         at_observation = hidden[:, self.config.layout.index("s") :: self.config.period]
         return self.norm(at_observation), after
 
-    def loss(self, batch: Batch, half: torch.dtype | None = None) -> Tensor:
-        """The head's loss, averaged over valid steps only; `half` as in `forward`."""
+    def loss(self, batch: Batch, half: torch.dtype | None = None, final_weight: float = 0.0) -> Tensor:
+        """The head's loss, averaged over valid steps only.
+
+        Args:
+            batch: windows.
+            half: as in `forward`.
+            final_weight: weight of the same loss over the last steps of episodes alone, added to it. Where one step of
+                hundreds needs the memory, a plain mean hardly asks for it.
+        """
         hidden, _ = self(batch, half=half)
-        return self.head.loss(hidden, self.tokens.scale_actions(batch.actions), batch.mask)
+        actions = self.tokens.scale_actions(batch.actions)
+        loss = self.head.loss(hidden, actions, batch.mask)
+        return loss + final_weight * self.head.loss(hidden, actions, batch.finals()) if final_weight else loss
 
     def actions(self, batch: Batch) -> Tensor:
         """Predicted actions in environment units for every step of a batch, `(B, T, A)` or `(B, T)`."""
@@ -129,7 +138,12 @@ class DecisionModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def _head(config: ModelConfig, spec: Spec) -> Head:
+def head_for(config: ModelConfig, spec: Spec) -> Head:
+    """The action head that a config asks for.
+
+    Raises:
+        DataError: it does not serve the spec's kind of action.
+    """
     name = config.head
     if name == "auto":
         name = "regression" if spec.action_kind == "continuous" else "categorical"
@@ -149,7 +163,7 @@ def _reference_extras(config: ModelConfig, spec: Spec) -> nn.ModuleDict:
     )
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """GPT-2's initialisation of linear layers and tables; Mamba's step sizes are then set as its config says."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=WEIGHT_STD)

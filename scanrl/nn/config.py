@@ -11,11 +11,13 @@ from typing import Literal
 
 from scanrl.types import DataError
 
-__all__ = ["Activation", "DtInit", "HeadName", "InnerMixer", "ModelConfig"]
+__all__ = ["Activation", "DtInit", "HeadName", "InnerMixer", "ModelConfig", "PlannerTokens", "SubgoalTargets"]
 
 Activation = Literal["relu", "gelu", "silu"]
 HeadName = Literal["auto", "regression", "categorical", "gaussian"]
 InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
+SubgoalTargets = Literal["all", "rewarded", "none"]
+PlannerTokens = Literal["merged", "separate"]
 DtInit = Literal["official", "gpt2_reset"]
 
 
@@ -60,13 +62,38 @@ class ModelConfig:
     softplus(0) = 0.69, as released decision-Mamba code does by overwriting the bias."""
     share_norms: bool = False
     """One LayerNorm per position of the repeated group, shared by all repeats."""
+    subgoal_steps: int = 0
+    """Environment steps between two sub-goals, c, of Decision Mamba-Hybrid; 0: a model without sub-goals."""
+    subgoal_size: int = 128
+    """Entries of a sub-goal, Z."""
+    subgoal_targets: SubgoalTargets = "all"
+    """Steps on which the executor is also trained towards the valuable state ahead: all, those with a reward ahead
+    (without one the valuable state is the next one and gives the action away), or none."""
+    subgoal_prefix: bool = False
+    """One sub-goal token before a segment; otherwise one before each of its steps."""
+    planner: str = "mamba*2"
+    """The stack that reads the long history, in the form of `pattern`."""
+    planner_tokens: PlannerTokens = "merged"
+    """Reward sum, episode flag and observation as one token per segment (merged) or as three."""
     reference_extras: bool = False
     """Carry parameters of the released code that no output depends on, so that parameter counts match it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "context", "max_length", "heads", "mlp_ratio", "window", "expand", "state_size"):
+        for name in (
+            "width",
+            "context",
+            "max_length",
+            "heads",
+            "mlp_ratio",
+            "window",
+            "expand",
+            "state_size",
+            "subgoal_size",
+        ):
             if getattr(self, name) < 1:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.subgoal_steps < 0:
+            raise DataError(f"model.subgoal_steps: expected at least 0, got {self.subgoal_steps}")
         if not 0.0 <= self.dropout < 1.0:
             raise DataError(f"model.dropout: expected a value in [0, 1), got {self.dropout}")
         if not re.fullmatch(r"(?!.*(.).*\1)[Rsar]+", self.layout) or "s" not in self.layout:

@@ -1,0 +1,228 @@
+"""Decision Mamba-Hybrid: segments, streams, causality, and what its loss asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scanrl.batch import Batch
+from scanrl.models.hybrid import HybridModel, HybridState, segments
+from scanrl.nn import ModelConfig
+from scanrl.types import DataError
+from tests.conftest import BOX, CHOICE, make_stats
+
+SMALL = ModelConfig(
+    pattern="(attention mlp)*2",
+    layout="sar",
+    width=16,
+    context=40,
+    heads=4,
+    state_size=4,
+    subgoal_steps=5,
+    subgoal_size=8,
+)
+FORMS = [
+    {},
+    {"subgoal_prefix": True},
+    {"planner_tokens": "separate"},
+    {"layout": "sra"},
+    {"planner": "mamba mlp", "pattern": "mamba*2"},
+]
+EPISODES = [[7, 20, 3], [20, 20], [1, 1, 13]]
+every_form = pytest.mark.parametrize("changes", FORMS)
+both_kinds = pytest.mark.parametrize("spec", [BOX, CHOICE])
+
+
+def build(spec=BOX, **changes) -> HybridModel:
+    return HybridModel(replace(SMALL, **changes), spec, make_stats(spec)).double().eval()
+
+
+def make_batch(spec=BOX, seed: int = 0) -> Batch:
+    """Rows of several whole episodes, padded on the right."""
+    g = torch.Generator().manual_seed(seed)
+    steps = [torch.cat([torch.arange(n) for n in row]) for row in EPISODES]
+    most = max(map(len, steps))
+    lead = len(steps), most
+    timesteps = torch.stack([torch.cat([x, torch.zeros(most - len(x), dtype=torch.int64)]) for x in steps])
+    mask = torch.stack([torch.arange(most) < len(x) for x in steps])
+    continuous = spec.action_kind == "continuous"
+    actions = torch.rand(*lead, spec.action_size, generator=g).double() * 2 - 1
+    return Batch(
+        observations=torch.randn(*lead, *spec.observation_shape, generator=g).double(),
+        actions=actions if continuous else torch.randint(spec.action_size, lead, generator=g),
+        rewards=torch.rand(*lead, generator=g).double(),
+        returns_to_go=torch.zeros(lead).double(),
+        timesteps=timesteps,
+        mask=mask,
+        goals=torch.randn(*lead, *spec.observation_shape, generator=g).double(),
+        goal_values=torch.rand(*lead, generator=g).double(),
+    )
+
+
+def by_step(model: HybridModel, batch: Batch) -> Tensor:
+    """Hidden states at the observations `(B, T, D)`, 0 where padded."""
+    hidden, _, cut = model(batch)
+    out = hidden.new_zeros(*batch.mask.shape, hidden.shape[-1])
+    for row in range(len(out)):
+        out[row, cut.steps[row][cut.valid[row]]] = hidden[row][cut.valid[row]]
+    return out
+
+
+def streamed(model: HybridModel, batch: Batch) -> Tensor:
+    """The same, a step at a time, with the state carried over episodes."""
+    tail = {"a": batch.actions, "r": batch.rewards}
+    state, outs = model.initial_state(len(batch.mask)), []
+    for t in range(batch.mask.shape[1]):
+        if t:
+            letters = [(x, tail[x][:, t - 1]) for x in model.config.layout[1:]]
+            _, state = model.feed(letters, batch.timesteps[:, t - 1], state)
+        hidden, state = model.feed([("s", batch.observations[:, t])], batch.timesteps[:, t], state)
+        outs.append(model.norm(hidden))
+    return torch.stack(outs, 1)
+
+
+def test_segments_hold_every_valid_step_once_and_cross_no_episode() -> None:
+    batch = make_batch()
+    cut = segments(batch.timesteps, batch.mask, 5)
+    for row, lengths in enumerate(EPISODES):
+        held = cut.steps[row][cut.valid[row]]
+        assert held.tolist() == list(range(sum(lengths)))
+        sizes = [int(n) for n in cut.valid[row].sum(1) if n]
+        expected = [min(5, n - start) for n in lengths for start in range(0, n, 5)]
+        assert sizes == expected
+        starts = cut.steps[row, : len(sizes), 0]
+        assert cut.new[row, : len(sizes)].tolist() == [int(batch.timesteps[row, s]) == 0 for s in starts]
+
+
+def test_a_window_that_begins_inside_an_episode_meets_its_segments() -> None:
+    cut = segments(torch.arange(3, 14)[None], torch.ones(1, 11, dtype=torch.bool), 5)
+    assert [int(n) for n in cut.valid[0].sum(1)] == [2, 5, 4]
+    assert not cut.new.any()
+
+
+@every_form
+@both_kinds
+def test_streams_equal_the_training_forward(spec, changes) -> None:
+    model, batch = build(spec, **changes), make_batch(spec)
+    with torch.no_grad():
+        expected, found = by_step(model, batch), streamed(model, batch)
+    torch.testing.assert_close(found[batch.mask], expected[batch.mask], rtol=1e-10, atol=1e-12)
+
+
+def test_a_stream_does_not_notice_its_neighbours() -> None:
+    model, batch = build(), make_batch()
+    alone = Batch(*(x[:1] if x is not None else None for x in batch))
+    with torch.no_grad():
+        torch.testing.assert_close(streamed(model, alone), streamed(model, batch)[:1], rtol=1e-12, atol=1e-12)
+
+
+@every_form
+def test_a_sub_goal_knows_nothing_that_comes_after_its_first_observation(changes) -> None:
+    model, batch = build(**changes), make_batch()
+    cut = segments(batch.timesteps, batch.mask, 5)
+    with torch.no_grad():
+        before = model.goals(batch, cut)
+        for number in range(int(cut.valid.any(2).sum(1).min())):
+            changed = Batch(*(x if x is None or not x.is_floating_point() else x.clone() for x in batch))
+            for row in range(len(batch.mask)):
+                start = int(cut.steps[row, number, 0])
+                changed.observations[row, start + 1 :] = 9.0
+                changed.actions[row, start:] = 0.5
+                changed.rewards[row, start:] = 9.0
+            assert torch.equal(model.goals(changed, cut)[:, : number + 1], before[:, : number + 1])
+            assert not torch.equal(model.goals(changed, cut)[0], before[0])
+
+
+@every_form
+def test_an_action_depends_on_nothing_later(changes) -> None:
+    model, batch = build(**changes), make_batch()
+    with torch.no_grad():
+        before = by_step(model, batch)
+        for t in range(0, 30, 4):
+            changed = Batch(*(x if x is None or not x.is_floating_point() else x.clone() for x in batch))
+            changed.observations[:, t + 1 :] = 9.0
+            changed.actions[:, t:] = 0.5
+            changed.rewards[:, t:] = 9.0
+            assert torch.equal(by_step(model, changed)[:, : t + 1], before[:, : t + 1])
+
+
+def test_the_executor_remembers_nothing_of_the_segment_before() -> None:
+    model, batch = build(), make_batch()
+    with torch.no_grad():
+        model.of_goal.weight.zero_()  # what reaches it from the past comes through the sub-goal alone
+        before = by_step(model, batch)
+        changed = batch._replace(observations=batch.observations.clone())
+        changed.observations[1, 2] = 9.0
+        after = by_step(model, changed)
+    assert not torch.equal(after[1, 2:5], before[1, 2:5])
+    assert torch.equal(after[1, 5:], before[1, 5:])
+
+
+def test_padding_does_not_change_the_loss() -> None:
+    model, batch = build(), make_batch()
+
+    def pad(x: Tensor, value: float) -> Tensor:
+        return torch.cat([x, torch.full((len(x), 4, *x.shape[2:]), value, dtype=x.dtype)], 1)
+
+    longer = Batch(*(pad(x, 0.0 if name in ("timesteps", "mask") else 3.0) for name, x in batch._asdict().items()))
+    with torch.no_grad():
+        torch.testing.assert_close(model.loss(longer), model.loss(batch), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(model.loss(longer, final_weight=2.0), model.loss(batch, final_weight=2.0))
+
+
+def test_gradients_reach_every_parameter_and_not_the_picture_of_valuable_states() -> None:
+    model = build().train()
+    model.loss(make_batch()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert "valuable" in model.state_dict()
+    assert not model.valuable.requires_grad
+
+
+def test_targets_without_a_reward_ahead_count_only_where_all_are_asked_for() -> None:
+    batch = make_batch()
+    empty = batch._replace(goal_values=torch.zeros_like(batch.goal_values))
+    with torch.no_grad():
+        own = build(subgoal_targets="none").loss(batch)
+        assert not torch.isclose(build(subgoal_targets="all").loss(empty), own / 2)
+        torch.testing.assert_close(build(subgoal_targets="rewarded").loss(empty), own / 2)
+        torch.testing.assert_close(
+            build(subgoal_targets="rewarded").loss(batch), build(subgoal_targets="all").loss(batch)
+        )
+
+
+def test_the_final_steps_are_those_before_an_episode_or_the_padding() -> None:
+    batch = make_batch()
+    ends = [list(np.cumsum(row) - 1) for row in EPISODES]
+    assert [row.nonzero()[:, 0].tolist() for row in batch.finals()] == ends
+
+
+def test_rows_restart_by_replacing_their_state() -> None:
+    model, batch = build(), make_batch()
+    state = model.initial_state(3)
+    assert isinstance(state, HybridState)
+    with torch.no_grad():
+        first, state = model.feed([("s", batch.observations[:, 0])], batch.timesteps[:, 0], state)
+        again, _ = model.feed([("s", batch.observations[:, 0])], batch.timesteps[:, 0], model.initial_state(3))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"subgoal_steps": 0}, "model.subgoal_steps: expected at least 1"),
+        ({"layout": "Rsar"}, "model.layout: expected"),
+        ({"layout": "sa"}, "model.layout: expected"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(changes, problem) -> None:
+    with pytest.raises(DataError, match=problem):
+        build(**changes)
+
+
+def test_training_towards_valuable_states_needs_them() -> None:
+    with pytest.raises(DataError, match="goals"):
+        build().loss(make_batch()._replace(goals=None))
