@@ -12,6 +12,8 @@ from torch import Tensor
 
 __all__ = ["Batch"]
 
+_NONE = torch.empty(0)
+
 
 class Batch(NamedTuple):
     """Windows of equal length, padded on the right, in raw units.
@@ -23,8 +25,8 @@ class Batch(NamedTuple):
         returns_to_go: `(B, T)` float32, undiscounted sum of this and all later rewards of the episode.
         timesteps: `(B, T)` int64, index of the step within its episode.
         mask: `(B, T)` bool, true where the entry is data. Only the loss reads it.
-        goals: `(B, T, *O)` float32, the valuable state ahead of each step, where the sampler gives one.
-        goal_values: `(B, T)` float32, reward per step on the way there, likewise.
+        goals: `(B, T, *O)` float32, the valuable state ahead of each step; empty where the sampler gives none.
+        goal_values: `(B, T)` float32, reward per step on the way there; likewise.
     """
 
     observations: Tensor
@@ -33,12 +35,12 @@ class Batch(NamedTuple):
     returns_to_go: Tensor
     timesteps: Tensor
     mask: Tensor
-    goals: Tensor | None = None
-    goal_values: Tensor | None = None
+    goals: Tensor = _NONE
+    goal_values: Tensor = _NONE
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))  # type: ignore[arg-type]
+        return Batch(*(x.to(device, non_blocking=True) for x in self))
 
     def finals(self) -> Tensor:
         """`(B, T)` bool, true at the last step of an episode, or of what the row holds of it."""
@@ -47,4 +49,4 @@ class Batch(NamedTuple):
         return self.mask & ends
 
     def __repr__(self) -> str:
-        return f"Batch({', '.join(f'{k}={tuple(v.shape)}' for k, v in self._asdict().items() if v is not None)})"
+        return f"Batch({', '.join(f'{k}={tuple(v.shape)}' for k, v in self._asdict().items() if v.numel())})"

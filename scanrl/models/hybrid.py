@@ -78,7 +78,8 @@ class HybridModel(nn.Module):
     lives as long as the stream, over episodes; an action costs the executor, and every `c`-th one the planner.
 
     Trained on `(loss(action | z) + loss(action | f(s_g))) / 2`, where `s_g` is the valuable state ahead and `f` a
-    linear map that is never trained. Reward sums are those of the segment *before*: that of the present one is not known yet.
+    linear map that is never trained. Reward sums are those of the segment *before*: that of the present one is not
+    known yet.
 
     Args:
         config: the shape of the network; `subgoal_steps` is `c`.
@@ -158,7 +159,7 @@ class HybridModel(nn.Module):
 
     def _valuable(self, batch: Batch, cut: Segments) -> tuple[Tensor, Tensor]:
         """Pictures of the valuable states `(B, S, Z)`, and whether anything is earned on the way there `(B, S)`."""
-        if batch.goals is None or batch.goal_values is None:
+        if not batch.goals.numel():
             raise DataError("batch: goals: expected the valuable states of sub-goal training, got none")
         ahead = self._standardised(cut.gather(batch.goals)[:, :, 0])
         return ahead @ self.valuable.T, cut.gather(batch.goal_values)[:, :, 0] > 0
