@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scanrl.checkpoint import Checkpoint
 from scanrl.models.decision import DecisionModel
-from scanrl.nn.mamba import Mamba
+from scanrl.nn import Mixer
 from scanrl.settings import TrainConfig
 from scanrl.types import CorruptFile
 
@@ -17,8 +17,8 @@ __all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors", "set
 
 
 def adamw(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in two groups: the scan's own parameters are not pulled to zero (Gu and Dao 2023)."""
-    exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in (m.A_log, m.D)}
+    """AdamW in two groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023)."""
+    exempt = {id(m.get_parameter(n)) for m in model.modules() if isinstance(m, Mixer) for n in m.undecayed}
     groups = [
         {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
         {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},

@@ -7,10 +7,13 @@ from functools import partial
 
 from scanrl.nn.attention import Attention
 from scanrl.nn.config import ModelConfig
+from scanrl.nn.gloma import GLoMa
 from scanrl.nn.heads import CategoricalHead, GaussianHead, Head, RegressionHead
 from scanrl.nn.local import LocalConv, LocalLinear
 from scanrl.nn.mamba import Mamba
+from scanrl.nn.mamba2 import Mamba2
 from scanrl.nn.mixer import MLP, Mixer, Stack, State, replace_rows
+from scanrl.nn.s4d import S4D
 from scanrl.nn.tokens import Tokens
 
 __all__ = ["HEADS", "MIXERS", "Head", "Mixer", "ModelConfig", "Stack", "State", "Tokens", "replace_rows"]
@@ -18,6 +21,10 @@ __all__ = ["HEADS", "MIXERS", "Head", "Mixer", "ModelConfig", "Stack", "State", 
 MIXERS: dict[str, Callable[[ModelConfig], Mixer]] = {
     "attention": Attention,
     "mamba": Mamba,
+    "mamba2": Mamba2,
+    "s4d": S4D,
+    "gloma": GLoMa,
+    "gloma_shifted": partial(GLoMa, shifted=True),
     "mlp": MLP,
     "conv": partial(LocalConv, split=False),
     "modal_conv": LocalConv,

@@ -11,7 +11,16 @@ from typing import Literal
 
 from scanrl.types import DataError
 
-__all__ = ["Activation", "DtInit", "HeadName", "InnerMixer", "ModelConfig", "PlannerTokens", "SubgoalTargets"]
+__all__ = [
+    "LOCAL_MIXERS",
+    "Activation",
+    "DtInit",
+    "HeadName",
+    "InnerMixer",
+    "ModelConfig",
+    "PlannerTokens",
+    "SubgoalTargets",
+]
 
 Activation = Literal["relu", "gelu", "silu"]
 HeadName = Literal["auto", "regression", "categorical", "gaussian"]
@@ -19,6 +28,8 @@ InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_line
 SubgoalTargets = Literal["all", "rewarded", "none"]
 PlannerTokens = Literal["merged", "separate"]
 DtInit = Literal["official", "gpt2_reset"]
+
+LOCAL_MIXERS = ("conv", "modal_conv", "dense", "modal_linear")
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class ModelConfig:
     normalised input instead of the raw one."""
     layout: str = "Rsa"
     """Order of the tokens of one step: R return-to-go, s observation, a action, r reward."""
+    merge: bool = False
+    """One token per step: the embeddings of what follows s in the last step and of this one's up to s, added up."""
     width: int = 64
     """Model width D."""
     context: int = 8
@@ -54,14 +67,32 @@ class ModelConfig:
     expand: int = 2
     """Inner width of Mamba, E, as a multiple of D."""
     state_size: int = 16
-    """State entries per Mamba channel, N."""
+    """State entries per channel of Mamba, Mamba-2 and S4D, N; S4D keeps half as many conjugate pairs, rounded up."""
+    head_size: int = 16
+    """Channels per head of Mamba-2, P; must divide the inner width."""
     inner_mixer: InnerMixer = "conv4"
     """What mixes tokens inside Mamba before the scan: its own 4-tap convolution, none, or a local mixer at width E."""
+    inner_activation: Literal["silu", "gelu"] = "silu"
+    """Nonlinearity of what enters Mamba's scan; the gate stays SiLU."""
     dt_init: DtInit = "official"
     """Step sizes of Mamba at the start: official draws them from 1e-3 to 1e-1 per token; gpt2_reset starts all at
     softplus(0) = 0.69, as released decision-Mamba code does by overwriting the bias."""
+    s4d_init: Literal["lin", "real"] = "lin"
+    """Modes of S4D at the start: lin -1/2 + i pi n, which oscillate; real -(n + 1), which only decay."""
+    gloma_branch: Literal["both", "global", "local"] = "both"
+    """Branches of GLoMa: Mamba over the whole sequence, over windows of it, or both."""
+    gloma_fusion: Literal["sum", "gate", "concat"] = "sum"
+    """How GLoMa joins its branches: their sum, a learned gate between them, or a linear map of both."""
+    gloma_windows: Literal["block", "sliding"] = "block"
+    """Windows of GLoMa's local branch: block restarts it at every window; sliding shows each token its last ones."""
+    gloma_steps: int = 5
+    """Window of GLoMa's local branch, environment steps."""
+    gloma_share: bool = False
+    """One set of Mamba weights for both branches of GLoMa."""
     share_norms: bool = False
     """One LayerNorm per position of the repeated group, shared by all repeats."""
+    frozen_shared_mixer: bool = False
+    """One local mixer per position of the repeated group for all repeats, left as it was initialised."""
     subgoal_steps: int = 0
     """Environment steps between two sub-goals, c, of Decision Mamba-Hybrid; 0: a model without sub-goals."""
     subgoal_size: int = 128
@@ -89,6 +120,8 @@ class ModelConfig:
             "expand",
             "state_size",
             "subgoal_size",
+            "head_size",
+            "gloma_steps",
         ):
             if getattr(self, name) < 1:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
@@ -107,7 +140,12 @@ class ModelConfig:
     @property
     def period(self) -> int:
         """Tokens per environment step, M."""
-        return len(self.layout)
+        return 1 if self.merge else len(self.layout)
+
+    @property
+    def observation_place(self) -> int:
+        """Place in the step of the token at which the action is read."""
+        return 0 if self.merge else self.layout.index("s")
 
     @property
     def inner_width(self) -> int:

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from scanrl.kernels import Inner, Weights, fast, mamba, selective_scan, selective_step
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.local import LocalConv, LocalLinear, LocalState
-from scanrl.nn.mixer import Mixer, State
+from scanrl.nn.mixer import Mixer, State, carried_dtype
 from scanrl.nn.program import ALL, Program, Register
 
-__all__ = ["Mamba", "MambaState"]
+__all__ = ["Mamba", "MambaState", "step_size_bias"]
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -42,11 +42,14 @@ class Mamba(Mixer):
     Reference: Gu and Dao 2023, arXiv 2312.00752; Kim 2024 (Decision MetaMamba), arXiv 2408.10517.
     """
 
+    undecayed = ("A_log", "D")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, inner, states = config.width, config.inner_width, config.state_size
         self.dt_rank = math.ceil(width / 16)
         self.dt_init = config.dt_init
+        self.activation = config.inner_activation
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.inner = _inner_mixer(config)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * states, bias=False)
@@ -67,8 +70,7 @@ class Mamba(Mixer):
                 return
             bound = self.dt_rank**-0.5
             weight.uniform_(-bound, bound)
-            dt = torch.empty_like(bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp_().clamp_(min=DT_FLOOR)
-            bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+            bias.copy_(step_size_bias(len(bias)))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         before = cast("MambaState | None", state)
@@ -78,7 +80,7 @@ class Mamba(Mixer):
         inner_state: State = ()
         if self.inner is not None:
             p, inner_state = self.inner(p, None if before is None else before.inner)
-        p = F.silu(p)
+        p = self._activated(p)
         dt, B, C = self._coefficients(p)
         y, h = selective_scan(
             p, dt, self._A(), B, C, D=self.D, z=z, dt_bias=self.dt_proj.bias, h=None if before is None else before.h
@@ -111,6 +113,8 @@ class Mamba(Mixer):
         return y, MambaState(mixer.after(inputs, place, x.shape[1]), h)
 
     def _fusible(self, x: Tensor, before: MambaState | None) -> bool:
+        if self.activation != "silu":
+            return False
         if before is not None and not torch.is_grad_enabled():
             return False  # acting: the scan may carry the state in float64
         if isinstance(self.inner, LocalLinear) and before is not None:
@@ -123,29 +127,30 @@ class Mamba(Mixer):
         p, z = self.in_proj(x).chunk(2, -1)
         if self.inner is not None:
             p, inner_state = self.inner.step(p, inner_state)
-        p = F.silu(p)
+        p = self._activated(p)
         dt, B, C = self._coefficients(p)
         y, h = selective_step(p, dt, self._A(), B, C, D=self.D, z=z, dt_bias=self.dt_proj.bias, h=h)
         return self.out_proj(y), MambaState(inner_state, h)
 
     def initial_state(self, batch: int) -> MambaState:
         inner = () if self.inner is None else self.inner.initial_state(batch)
-        # A carried state may live for a million tokens, in which float32 loses up to a hundredth of it.
-        wide = torch.float32 if self.A_log.device.type == "mps" else torch.float64  # mps has no float64
-        return MambaState(inner, self.A_log.new_zeros(batch, *self.A_log.shape, dtype=wide))
+        return MambaState(inner, self.A_log.new_zeros(batch, *self.A_log.shape, dtype=carried_dtype(self.A_log)))
 
     def lower(self, program: Program, x: Register, rows: int) -> Register:
         inner, gate = self.in_proj.weight.chunk(2)
         p, z = program.linear(x, inner), program.linear(x, gate, rows=rows)
         if self.inner is not None:
             p = self.inner.lower(program, p, ALL)
-        program.activate(p, "silu", ALL)
+        program.activate(p, self.activation, ALL)
         coefficients = program.linear(p, self.x_proj.weight)
         rank, states = self.dt_rank, self.A_log.shape[1]
         dt = program.linear(coefficients[:rank], self.dt_proj.weight)
         B, C = coefficients[rank : rank + states], coefficients[rank + states :]
         y = program.scan(p, dt, B, C, z, self._A(), self.D, self.dt_proj.bias, rows)
         return program.linear(y, self.out_proj.weight, rows=rows)
+
+    def _activated(self, p: Tensor) -> Tensor:
+        return F.silu(p) if self.activation == "silu" else F.gelu(p)
 
     def _A(self) -> Tensor:
         # Never in half precision: the state would forget what it is meant to remember.
@@ -156,6 +161,12 @@ class Mamba(Mixer):
         states = self.A_log.shape[1]
         dt, B, C = self.x_proj(p).split([self.dt_rank, states, states], -1)
         return F.linear(dt, self.dt_proj.weight), B, C
+
+
+def step_size_bias(channels: int) -> Tensor:
+    """What softplus takes to step sizes drawn between 1e-3 and 1e-1, evenly in their logarithm `(channels,)`."""
+    dt = torch.empty(channels).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp_().clamp_(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))
 
 
 def _inner_mixer(config: ModelConfig) -> Mixer | None:

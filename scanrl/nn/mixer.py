@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,11 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from scanrl.kernels import mlp
-from scanrl.nn.config import Activation, ModelConfig
+from scanrl.nn.config import LOCAL_MIXERS, Activation, ModelConfig
 from scanrl.nn.program import ALL, NoNativeStep, Program, Register
 from scanrl.types import DataError
 
-__all__ = ["MLP", "Mixer", "Stack", "State", "Term", "parse_pattern", "replace_rows"]
+__all__ = [
+    "MLP",
+    "Mixer",
+    "Stack",
+    "State",
+    "Term",
+    "carried_dtype",
+    "map_state",
+    "parse_pattern",
+    "replace_rows",
+]
 
 State = tuple[Any, ...]
 """A tree of tensors; `()` for a mixer without memory."""
@@ -37,6 +47,9 @@ class Mixer(nn.Module, ABC):
     Laws, tested for every member of `MIXERS`: `forward` over a sequence equals `step` over its tokens and `forward`
     over its parts with the state carried; no output depends on a later input; gradients reach every parameter.
     """
+
+    undecayed: tuple[str, ...] = ()
+    """Names of its own parameters that weight decay must not pull to zero."""
 
     @abstractmethod
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -59,14 +72,27 @@ class Mixer(nn.Module, ABC):
         raise NoNativeStep(f"{type(self).__name__} has no native step")
 
 
-def replace_rows(state: State, rows: Tensor, other: State) -> State:
-    """`other` where `rows` `(B,)` bool is true, `state` elsewhere, through the whole tree."""
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+    """The tree of `function(leaf, ...)` over the tensors of trees of the same shape."""
     parts = [
-        torch.where(rows.view(-1, *(1,) * (a.ndim - 1)), b, a) if isinstance(a, Tensor) else replace_rows(a, rows, b)
-        for a, b in zip(state, other, strict=True)
+        function(*leaves) if isinstance(leaves[0], Tensor) else map_state(function, *leaves)
+        for leaves in zip(state, *others, strict=True)
     ]
     # A NamedTuple takes its fields one by one, a plain tuple all at once.
     return tuple(parts) if type(state) is tuple else type(state)(*parts)
+
+
+def replace_rows(state: State, rows: Tensor, other: State) -> State:
+    """`other` where `rows` `(B,)` bool is true, `state` elsewhere, through the whole tree."""
+    return map_state(lambda a, b: torch.where(rows.view(-1, *(1,) * (a.ndim - 1)), b, a), state, other)
+
+
+def carried_dtype(weight: Tensor) -> torch.dtype:
+    """What a state space on the device of `weight` carries its state in when it acts.
+
+    It may live for a million tokens, in which float32 loses up to a hundredth of it.
+    """
+    return torch.float32 if weight.device.type == "mps" else torch.float64  # mps has no float64
 
 
 class MLP(Mixer):
@@ -146,8 +172,17 @@ class Stack(Mixer):
         super().__init__()
         terms = parse_pattern(config.pattern, tuple(mixers))
         self.residuals: list[Residual] = [term.residual for term in terms]
-        self.mixers = nn.ModuleList(mixers[term.name](config) for term in terms)
-        # A shared norm is one module used several times; `norm_of` says which serves which mixer.
+        # A shared module is one used several times; `mixer_of` and `norm_of` say which serves which layer.
+        frozen = [config.frozen_shared_mixer and term.name in LOCAL_MIXERS for term in terms]
+        owners = [term.slot if still else index for index, (term, still) in enumerate(zip(terms, frozen, strict=True))]
+        distinct = list(dict.fromkeys(owners))
+        self.mixer_of = [distinct.index(owner) for owner in owners]
+        self.mixers = nn.ModuleList(mixers[terms[owners.index(owner)].name](config) for owner in distinct)
+        for index, still in zip(self.mixer_of, frozen, strict=True):
+            self.mixers[index].requires_grad_(not still)
+        if config.frozen_shared_mixer and not any(frozen):
+            expected = f"one of {', '.join(LOCAL_MIXERS)} in the pattern"
+            raise DataError(f"model.frozen_shared_mixer: expected {expected}, got {config.pattern!r}")
         slots = list(dict.fromkeys(term.slot for term in terms))
         self.norm_of = [slots.index(t.slot) for t in terms] if config.share_norms else list(range(len(terms)))
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(max(self.norm_of) + 1))
@@ -176,7 +211,7 @@ class Stack(Mixer):
     def lower(self, program: Program, x: Register, rows: int) -> Register:
         """As `Mixer.lower`; the result replaces x."""
         # Behind the last mixer that remembers anything, tokens whose output nobody wants need no work.
-        final = max((i for i, mixer in enumerate(self.mixers) if cast(Mixer, mixer).initial_state(1)), default=-1)
+        final = max((i for i, (mixer, _, _) in enumerate(self._layers()) if mixer.initial_state(1)), default=-1)
         for index, (mixer, norm, residual) in enumerate(self._layers()):
             reads, gives = (rows if index > final else ALL), (rows if index >= final else ALL)
             with program.temporary():
@@ -189,8 +224,8 @@ class Stack(Mixer):
         return x
 
     def _layers(self) -> Iterator[tuple[Mixer, nn.Module, Residual]]:
-        for mixer, norm, residual in zip(self.mixers, self.norm_of, self.residuals, strict=True):
-            yield cast(Mixer, mixer), self.norms[norm], residual
+        for mixer, norm, residual in zip(self.mixer_of, self.norm_of, self.residuals, strict=True):
+            yield cast(Mixer, self.mixers[mixer]), self.norms[norm], residual
 
 
 def _join(x: Tensor, normed: Tensor, y: Tensor, residual: Residual) -> Tensor:
