@@ -105,7 +105,7 @@ class Stacked:
         stack = torch.stack([parameter.detach() for parameter in parameters])
         for parameter, row in zip(parameters, stack, strict=True):
             parameter.data = row
-        self.rows[stack.requires_grad_()] = list(parameters)
+        self.rows[stack.requires_grad_(parameters[0].requires_grad)] = list(parameters)
         return stack
 
     def _take_moments(self) -> None:

@@ -274,11 +274,11 @@ class WindowStreams(Streams):
         if not _finite(x):
             return None
         columns, length = self._pushed(_tensors(x, self._model, self._device))
-        longest, layout = int(length.max()), self._model.config.layout
+        longest, config = int(length.max()), self._model.config
         mask = torch.arange(longest, device=self._device) < length[:, None]
         batch = Batch(**{name: column[:, :longest] for name, column in columns.items()}, mask=mask)
         hidden, _ = self._model.stack(self._model.tokens(batch))
-        at_observation = hidden[:, layout.index("s") :: len(layout)]
+        at_observation = hidden[:, config.observation_place :: config.period]
         present = at_observation[torch.arange(len(length), device=self._device), length - 1]
         actions = self._model.decide(present, self._generator).cpu().numpy()
         self._columns, self._length = columns, length

@@ -25,6 +25,7 @@ LAYOUTS = ["Rsa", "sar", "sa", "s", "sRa", "Rsar"]
 CASES = [(name, "", BOX) for name in RECIPES]
 CASES += [("dmm-dc", layout, BOX) for layout in LAYOUTS] + [("dt", layout, BOX) for layout in LAYOUTS]
 CASES += [("dmm-dl", "", CHOICE), ("dt", "sar", CHOICE)]
+CASES += [("ds4", layout, BOX) for layout in ("sar", "sRar", "Rs")] + [("ds4", "Rsar", CHOICE)]
 every_case = pytest.mark.parametrize(
     ("name", "layout", "spec"), CASES, ids=[f"{n}-{y}-{s.action_kind}" for n, y, s in CASES]
 )
@@ -98,7 +99,7 @@ def test_acting_on_a_window_equals_the_training_forward_on_that_window(name: str
         torch.testing.assert_close(batch.actions[:, t], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl"])
+@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "ds4", "mambadm"])
 def test_both_ways_of_acting_agree_within_one_training_window(name: str) -> None:
     model = model_of(tiny(name))
     recurrent = play(Policy(model, target_return=25.0), CONTEXT)
@@ -107,7 +108,7 @@ def test_both_ways_of_acting_agree_within_one_training_window(name: str) -> None
 
 
 @pytest.mark.parametrize("context", ["recurrent", CONTEXT])
-@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "dmm26"])
+@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "dmm26", "ds4", "mambadm"])
 def test_a_row_that_restarts_acts_like_a_fresh_stream(name: str, context: str | int) -> None:
     model = model_of(tiny(name))
     policy = Policy(model, target_return=25.0, context=context)  # type: ignore[arg-type]

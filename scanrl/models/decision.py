@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,13 @@ from scanrl.types import DataError, Spec
 __all__ = ["DecisionModel", "head_for", "initialise"]
 
 WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family inherited
+
+
+class MergedState(NamedTuple):
+    """Of a model with merged tokens: its stack's state, and the sum of what its next token has so far."""
+
+    mixers: State
+    tail: Tensor  # (B, D)
 
 
 class DecisionModel(nn.Module):
@@ -63,11 +71,14 @@ class DecisionModel(nn.Module):
         With `half`, the operands of the stack's matrix products take that dtype. Tokens and head do not: a return-to-go
         or an action with three digits would be another one.
         """
-        tokens = self.tokens(batch)
+        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merge else (state, None)
+        tokens = self.tokens(batch, tail)
         with torch.autocast(tokens.device.type, half) if half else nullcontext():
-            hidden, after = self.stack(tokens, state)
+            hidden, after = self.stack(tokens, mixers)
         hidden = hidden.to(tokens.dtype)
-        at_observation = hidden[:, self.config.layout.index("s") :: self.config.period]
+        at_observation = hidden[:, self.config.observation_place :: self.config.period]
+        if self.config.merge:
+            after = MergedState(after, self.tokens.last_tail(batch))
         return self.norm(at_observation), after
 
     def loss(self, batch: Batch, half: torch.dtype | None = None, final_weight: float = 0.0) -> Tensor:
@@ -101,6 +112,8 @@ class DecisionModel(nn.Module):
         Returns:
             The stack's output `(B, D)` at the last of the tokens, and the state after it.
         """
+        if self.config.merge:
+            return self._feed_merged(tokens, timesteps, cast(MergedState, state))
         # As one chunk: two tokens cost little more than one, since what costs is the number of calls.
         chunk = torch.stack([self.tokens.embed(letter, values, timesteps) for letter, values in tokens], 1)
         hidden, state = self.stack(chunk, state)
@@ -112,7 +125,9 @@ class DecisionModel(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state of `batch` streams before their first token."""
-        return self.stack.initial_state(batch)
+        mixers = self.stack.initial_state(batch)
+        weight = self.norm.weight
+        return MergedState(mixers, weight.new_zeros(batch, len(weight))) if self.config.merge else mixers
 
     def lower(self, *, sample: bool = False) -> Code:
         """One step of a policy for the C kernels: `feed` of the tail and the head, then `decide`.
@@ -135,7 +150,17 @@ class DecisionModel(nn.Module):
 
     def parameter_count(self) -> int:
         """Number of trained scalars."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def _feed_merged(
+        self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor, state: MergedState
+    ) -> tuple[Tensor, State]:
+        """A tail only adds to the token that the next head completes; so acting needs no rule of its own."""
+        total = state.tail + self.tokens.summed(tokens, timesteps)
+        if all(letter != "s" for letter, _ in tokens):
+            return total, MergedState(state.mixers, total)
+        hidden, mixers = self.stack.step(self.tokens.merged(total), state.mixers)
+        return hidden, MergedState(mixers, torch.zeros_like(total))
 
 
 def head_for(config: ModelConfig, spec: Spec) -> Head:

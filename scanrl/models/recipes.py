@@ -75,6 +75,44 @@ def dc() -> Recipe:
     return Recipe(model, "Kim et al. 2024, arXiv 2310.03022")
 
 
+def dc_hybrid() -> Recipe:
+    """Decision ConvFormer, hybrid: attention in the last layer, convolutions in the others.
+
+    Departures: those above; made for continuous control like `dc`, where the paper describes it for Atari.
+
+    Reference: Kim et al. 2024, arXiv 2310.03022.
+    """
+    model = ModelConfig(pattern="(modal_conv mlp)*2 attention mlp", width=128, context=8, time_embedding=True)
+    return Recipe(model, "Kim et al. 2024, arXiv 2310.03022")
+
+
+def ds4() -> Recipe:
+    """Decision S4: three S4D blocks on one token per step, the sum of observation, return-to-go and last action.
+
+    Departures: those above; the paper came without code, so that only its abstract is followed. Chosen here: S4D in the
+    place of S4, D=64 and N=64, a LayerNorm before each block, windows of 64 steps (the paper: whole trajectories), a
+    step size of 1e-3 for all parameters, no fine-tuning in the environment.
+
+    Reference: Bar-David et al. 2023, arXiv 2306.05167; Gu et al. 2022 (S4D), arXiv 2206.11893.
+    """
+    model = ModelConfig(pattern="s4d*3", merge=True, width=64, context=64, state_size=64)
+    return Recipe(model, "Bar-David et al. 2023, arXiv 2306.05167", learning_rate=1e-3)
+
+
+def mambadm() -> Recipe:
+    """MambaDM, a reconstruction: a Mamba over everything beside one over windows of five steps, then an MLP.
+
+    Known from the paper: both branches see the same tokens and have weights of their own, their outputs are combined,
+    an MLP follows, conditioning is the Decision Transformer's. It came without code. Departures: those above. Chosen
+    here: the sum of both, windows of five steps one behind the other, pre-norm residuals, everything else as `dm`. The
+    variants are in `ABLATIONS`.
+
+    Reference: Cao et al. 2024, arXiv 2406.02013.
+    """
+    model = ModelConfig(pattern="(gloma mlp)*3", width=128, context=20, time_embedding=True, gloma_steps=5)
+    return Recipe(model, "Cao et al. 2024, arXiv 2406.02013")
+
+
 METAMAMBA_RATE = 5e-3  # between 3e-3 and 1e-2, both better than 1e-3 in held-out loss on Hopper (docs/log.md)
 
 
@@ -132,8 +170,9 @@ def dmm_dl() -> Recipe:
 def dmm26() -> Recipe:
     """Decision MetaMamba of 2026: one dense sequence mixer per layer, Mamba at its model's width, shared norms.
 
-    Departures: those above; windows and batch as `dmm_dl`; the mixers are trained in every domain. The released code
-    leaves them out of training for AntMaze and Kitchen, where it holds them in a plain list.
+    Departures: those above; windows and batch as `dmm_dl`; the mixers are trained in every domain. For AntMaze and
+    Kitchen the released code holds one mixer for all layers in a plain list, so that it is never trained nor saved;
+    `frozen_shared_mixer=True` (at D=128) does that, but for the saving.
 
     Reference: arXiv 2602.19805.
     """
@@ -161,6 +200,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "dt": dt,
     "dm": dm,
     "dc": dc,
+    "dc-hybrid": dc_hybrid,
+    "ds4": ds4,
+    "mambadm": mambadm,
     "dmm-c": dmm_c,
     "dmm-l": dmm_l,
     "dmm-dc": dmm_dc,

@@ -33,8 +33,8 @@ class GLoMa(Mixer):
     or `W [g; l]`.
 
     Block windows are cut by the absolute step: the local branch forgets at steps 0, w, 2w, ...; `shifted` cuts half a
-    window earlier, for stacks that alternate. Sliding windows run Mamba anew over the last `W` tokens of every token, at
-    `W` times the cost. Either way nothing depends on a later token.
+    window earlier, for stacks that alternate. Sliding windows run Mamba anew over the last `W` tokens at every token,
+    which costs `W` times as much. Either way nothing depends on a later token.
 
     Reference: Cao et al. 2024 (MambaDM), arXiv 2406.02013; reconstructed.
     """

@@ -5,6 +5,7 @@ Symbols: `B` batch, `T` steps, `M` tokens per step, `D` width, `O`/`A` observati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
-from scanrl.nn.program import ALL, LAST, Program, Register, at
+from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
 from scanrl.stats import Stats
 from scanrl.types import Spec
 
@@ -22,6 +23,9 @@ __all__ = ["Tokens"]
 
 class Tokens(nn.Module):
     """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
+
+    With `merge` a step is one token: the embeddings of its head (up to `s`) and of the tail of the step before (what
+    follows `s`) added up, which is one linear map of both side by side. The first step of a window has no tail.
 
     Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
     their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved as `stats.json`.
@@ -32,6 +36,7 @@ class Tokens(nn.Module):
     def __init__(self, config: ModelConfig, spec: Spec, stats: Stats) -> None:
         super().__init__()
         self.layout, self.max_length, self.spec = config.layout, config.max_length, spec
+        self.merge, self.head = config.merge, config.layout.index("s") + 1
         width, discrete = config.width, spec.action_kind == "discrete"
         sizes = {"R": 1, "s": spec.observation_size, "a": spec.action_size, "r": 1}
         self.embeddings = nn.ModuleDict(
@@ -53,11 +58,33 @@ class Tokens(nn.Module):
     action_centre: Tensor
     action_half: Tensor
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Tokens `(B, T*M, D)` of a batch of windows, in the order of the layout."""
+    def forward(self, batch: Batch, tail: Tensor | None = None) -> Tensor:
+        """Tokens `(B, T*M, D)` of a batch of windows, in the order of the layout.
+
+        Merged ones go on from `tail` `(B, D)`, see `last_tail`.
+        """
         columns = {"R": batch.returns_to_go, "s": batch.observations, "a": batch.actions, "r": batch.rewards}
         tokens = [self._raw(letter, columns[letter], batch.timesteps) for letter in self.layout]
+        if self.merge:
+            heads, tails = sum(tokens[: self.head]), sum(tokens[self.head :], torch.zeros_like(tokens[0]))
+            first = torch.zeros_like(tails[:, :1]) if tail is None else tail[:, None]
+            tokens = [heads + torch.cat([first, tails[:, :-1]], 1)]
         return self.dropout(self.norm(torch.stack(tokens, 2).flatten(1, 2)))
+
+    def last_tail(self, batch: Batch) -> Tensor:
+        """What the last step of a batch adds to the merged token of the step behind it, `(B, D)`."""
+        columns = {"R": batch.returns_to_go, "a": batch.actions, "r": batch.rewards}
+        last = [(letter, columns[letter][:, -1]) for letter in self.layout[self.head :]]
+        return self.summed(last, batch.timesteps[:, -1])
+
+    def summed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor) -> Tensor:
+        """The part of a merged token `(B, D)` that these letters make, from raw values `(B, ...)`."""
+        nothing = self.norm.weight.new_zeros(len(timesteps), len(self.norm.weight))
+        return sum((self._raw(letter, values, timesteps) for letter, values in tokens), nothing)
+
+    def merged(self, total: Tensor) -> Tensor:
+        """The merged token `(B, D)` of a step from the sum of its parts."""
+        return self.dropout(self.norm(total))
 
     def embed(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
         """One token `(B, D)` for raw `values` `(B, ...)` of a letter at `timesteps` `(B,)`, as `forward` makes it."""
@@ -76,7 +103,9 @@ class Tokens(nn.Module):
         return actions * self.action_half + self.action_centre
 
     def lower(self, program: Program) -> Register:
-        """Appends `embed` for all tokens of a step to the program."""
+        """Appends `embed` for all tokens of a step to the program; `NoNativeStep` for merged ones."""
+        if self.merge:
+            raise NoNativeStep("merged tokens have no native step")
         x = program.register(len(self.norm.weight))
         with program.temporary():
             token = program.register(x.size)

@@ -6,6 +6,7 @@ Both are given the same steps, with streams that restart at random, and the torc
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,10 @@ pytestmark = pytest.mark.skipif(extension is None, reason=why)
 
 TOLERANCE = 1e-6  # of the largest action, or of 1, the range of the heads
 INNER: tuple[InnerMixer, ...] = ("conv4", "none", "conv", "modal_conv", "dense", "modal_linear")
-EVERYTHING = " ".join(MIXERS)
+IN_TORCH = ("mamba2", "s4d", "gloma", "gloma_shifted")  # mixers without a native form
+NATIVE = [name for name in MIXERS if name not in IN_TORCH]
+NATIVE_RECIPES = [name for name in RECIPES if not re.search("mamba2|s4d|gloma", recipe(name).model.pattern)]
+EVERYTHING = " ".join(NATIVE)
 SMALL = ModelConfig(
     EVERYTHING, width=12, context=4, heads=2, window=5, state_size=3, mlp_ratio=2, time_embedding=True, max_length=9
 )
@@ -99,13 +103,13 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float = TOL
     assert np.abs(found - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NATIVE_RECIPES)
 def test_every_recipe_as_it_is(name: str) -> None:
     spec = Spec((11,), "continuous", 3, (-1.0,) * 3, (1.0,) * 3)
     compare(model_of(recipe(name).model, spec, noise=0.01), streams=2, length=60)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NATIVE_RECIPES)
 def test_every_recipe_small_in_every_instruction_set(isa: str, name: str) -> None:
     compare(model_of(replace(recipe(name).model, width=16, context=4, state_size=4)), streams=5)
 
@@ -116,7 +120,7 @@ def test_every_mixer_in_every_layout(layout: str, spec: Spec) -> None:
     compare(model_of(replace(SMALL, layout=layout), spec))
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", NATIVE)
 @pytest.mark.parametrize("residual", ["pre", "post", "none"])
 def test_every_mixer_with_every_residual(isa: str, mixer: str, residual: str) -> None:
     compare(model_of(replace(SMALL, pattern=f"{mixer}:{residual} mlp {mixer}:{residual}")))
@@ -380,6 +384,27 @@ def test_one_module_without_a_native_step_makes_the_whole_policy_step_in_torch(m
     assert (choice.impl, choice.reason) == ("reference", "Unknown has no native step")
     policy.act(np.zeros(5))
     assert isinstance(policy._streams, CarriedStreams)
+
+
+@pytest.mark.parametrize("mixer", IN_TORCH)
+def test_mixers_without_a_native_step_say_so(mixer: str) -> None:
+    model = model_of(replace(SMALL, pattern=f"mamba {mixer}", head_size=4))
+    name = type(model.stack.mixers[1]).__name__
+    assert step_choice(model)[:2] == ("reference", f"{name} has no native step")
+    with pytest.raises(RuntimeError, match=f"native step was asked for, but: {name} has no"):
+        begun(Policy(model, impl="native"))
+
+
+def test_merged_tokens_step_in_torch() -> None:
+    assert step_choice(model_of(replace(SMALL, merge=True)))[:2] == ("reference", "merged tokens have no native step")
+
+
+def test_a_mixer_shared_by_all_layers_keeps_a_state_for_each() -> None:
+    compare(model_of(replace(SMALL, pattern="(dense mamba)*3", frozen_shared_mixer=True)))
+
+
+def test_the_scan_may_take_another_nonlinearity(isa: str) -> None:
+    compare(model_of(replace(SMALL, pattern="mamba mlp mamba", inner_activation="gelu")))
 
 
 def test_a_forced_step_is_taken_or_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scanrl.models.ablations import ABLATIONS
 from scanrl.models.catalogue import catalogue, parameter_count
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.types import DataError
@@ -44,6 +45,110 @@ HOPPER, WALKER2D, ANTMAZE = (11, 3), (17, 6), (29, 8)
 )
 def test_parameter_counts_are_the_published_ones(name: str, sizes: tuple[int, int], width: int, published: int) -> None:
     assert parameter_count(name, *sizes, width=width) == published
+
+
+def test_the_frozen_mixer_of_the_released_code_is_not_counted() -> None:
+    """180,104 trained scalars; the 98,304 of the one mixer are beside them."""
+    assert parameter_count("dmm26", *ANTMAZE, **ABLATIONS["dmm26"]["frozen-shared-mixer"]) == 180_104
+
+
+def test_the_hybrid_convformer_has_attention_in_the_place_of_one_convolution() -> None:
+    d, w = 128, 6
+    assert parameter_count("dc-hybrid", *HOPPER) == parameter_count("dc", *HOPPER) + 4 * d * d + 4 * d - 3 * d * (w + 1)
+
+
+def test_decision_s4_has_the_parameters_of_its_blocks() -> None:
+    d, n = 64, 64
+    block = d + 2 * d * n // 2 + d * n + d + 2 * d * (d + 1) + 2 * d  # dt, A, C, D, output, norm
+    tokens = sum((size + 1) * d for size in (1, 11, 3)) + 2 * d
+    assert parameter_count("ds4", *HOPPER) == tokens + 3 * block + 2 * d + 3 * (d + 1)
+
+
+def mamba_count(d: int, expand: int = 2, convolution: bool = True) -> int:
+    """The formula of the block: 2dD (+5D) + D(r+2N) + rD + D + ND + D + Dd."""
+    inner, rank, n = expand * d, -(-d // 16), 16
+    own = 2 * d * inner + inner * (rank + 2 * n) + rank * inner + inner + n * inner + inner + inner * d
+    return own + 5 * inner * convolution
+
+
+def test_mambadm_is_decision_mamba_with_a_second_mamba_in_each_layer() -> None:
+    assert parameter_count("mambadm", *HOPPER) == parameter_count("dm", *HOPPER) + 3 * mamba_count(128)
+
+
+# Recipe, variant -> how many parameters it has more than the recipe on Hopper, by the formulas of the papers.
+CONVOLUTION, MATRIX = 3 * 7, 3 * 6  # per channel (times width) of the modal mixers: three kernels and biases, matrices
+DIFFERENCES = {
+    ("dt", "attention-ssm"): 3 * (mamba_count(128, convolution=False) - (8 * 128 * 128 + 5 * 128)),
+    ("dm", "dt-reset"): 0,
+    ("dmm-c", "no-modality-split"): -3 * 2 * 7 * 128,
+    ("dmm-c", "residual-post"): 0,
+    ("dmm-c", "residual-none"): 0,
+    ("dmm-c", "dt-reset"): 0,
+    ("dmm-c", "gelu"): 0,
+    ("dmm-l", "no-modality-split"): -3 * 2 * 6 * 128**2,
+    ("dmm-l", "residual-post"): 0,
+    ("dmm-l", "residual-none"): 0,
+    ("dmm-l", "dt-reset"): 0,
+    ("dmm-l", "gelu"): 0,
+    ("dmm-dc", "no-input-mixer"): -3 * (CONVOLUTION * 64 + 2 * 64),  # with its norm
+    ("dmm-dc", "no-modality-split"): -3 * 2 * 7 * (64 + 128),
+    ("dmm-dc", "own-convolution"): 3 * (5 - CONVOLUTION) * 128,
+    ("dmm-dc", "residual-post"): 0,
+    ("dmm-dc", "residual-none"): 0,
+    ("dmm-dc", "dt-reset"): 0,
+    ("dmm-dc", "gelu"): 0,
+    ("dmm-dl", "no-input-mixer"): -3 * (MATRIX * 64**2 + 2 * 64),
+    ("dmm-dl", "no-modality-split"): -3 * 2 * 6 * (64**2 + 128**2),
+    ("dmm-dl", "own-convolution"): 3 * (5 * 128 - MATRIX * 128**2),
+    ("dmm-dl", "residual-post"): 0,
+    ("dmm-dl", "residual-none"): 0,
+    ("dmm-dl", "dt-reset"): 0,
+    ("dmm-dl", "gelu"): 0,
+    # The published count for AntMaze, without what its larger observations and actions take.
+    ("dmm26", "frozen-shared-mixer"): (180_104 - 29 * 128 - 8 * 128 + 14 * 128 - 5 * 129) - 123_587,
+    # In: z, u, B, C, dt. Convolution. Three per head. Norm and out, against E=1 and no convolution.
+    ("dmm26", "mamba2"): 3
+    * (64 * (128 + 32 + 4) + 5 * (64 + 32) + 3 * 4 + 64 + 64 * 64 - mamba_count(64, 1, convolution=False)),
+    ("dmm26", "no-input-mixer"): -3 * 6 * 64**2 - 2 * 64,
+    ("dmm26", "dt-reset"): 0,
+    ("dmm26", "gelu"): 0,
+    ("ds4", "s4d-real"): 0,
+    ("mambadm", "global"): -3 * mamba_count(128),
+    ("mambadm", "local"): -3 * mamba_count(128),
+    ("mambadm", "shared"): -3 * mamba_count(128),
+    ("mambadm", "gate"): 3 * (2 * 128 + 1) * 128,
+    ("mambadm", "concat"): 3 * (2 * 128 + 1) * 128,
+    ("mambadm", "sliding"): 0,
+    ("mambadm", "shifted"): 0,
+    ("mambadm", "window-2"): 0,
+    ("mambadm", "window-10"): 0,
+    ("mambadm", "dt-reset"): 0,
+}
+VARIANTS = [(name, variant) for name, variants in ABLATIONS.items() for variant in variants]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_every_ablation_differs_by_the_parameters_it_says(name: str, variant: str) -> None:
+    changes = ABLATIONS[name][variant]
+    assert recipe(name, **changes).model != recipe(name).model
+    found = parameter_count(name, *HOPPER, **changes)
+    if variant.startswith("width"):
+        assert found == metamamba_count(name, int(changes["width"]))
+    else:
+        assert found - parameter_count(name, *HOPPER) == DIFFERENCES[name, variant]
+
+
+def metamamba_count(name: str, d: int) -> int:
+    """Decision MetaMamba on Hopper by the paper's formula, checked against its table above."""
+    inner = 2 * d
+    mixers = {
+        "dmm-c": CONVOLUTION * d,
+        "dmm-l": MATRIX * d**2,
+        "dmm-dc": CONVOLUTION * (d + inner),
+        "dmm-dl": MATRIX * (d**2 + inner**2),
+    }[name]
+    tokens = 2 * d + 12 * d + 4 * d + 2 * d + 2 * d + (d + 1) * 3
+    return tokens + 3 * (4 * d + mixers + mamba_count(d, convolution=False))
 
 
 def test_single_metamamba_has_the_same_count_with_and_without_its_residual() -> None:

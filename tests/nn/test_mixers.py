@@ -18,9 +18,7 @@ from scanrl.nn.mixer import parse_pattern
 from scanrl.types import DataError
 
 INNER: tuple[InnerMixer, ...] = ("conv4", "none", "conv", "modal_conv", "dense", "modal_linear")
-CONFIG = ModelConfig(
-    width=8, context=4, heads=2, window=5, state_size=3, mlp_ratio=2, head_size=4, gloma_steps=2
-)
+CONFIG = ModelConfig(width=8, context=4, heads=2, window=5, state_size=3, mlp_ratio=2, head_size=4, gloma_steps=2)
 GLOMA: tuple[dict[str, Any], ...] = (
     {"gloma_fusion": "gate"},
     {"gloma_fusion": "concat", "gloma_share": True},
