@@ -27,13 +27,14 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.models import scan_replaced
-from benchmarks.peers import mambapy_mixer, renamed_as_peers, transformers_mixer
+from benchmarks.peers import mambapy_mixer, transformers_mixer
 from scanrl.bench.equality import gradients, require_equal
 from scanrl.bench.scans import classic_loop
 from scanrl.bench.timing import heading, measure, print_rows, rows_of
 from scanrl.kernels import keep_memory
 from scanrl.nn import MIXERS, ModelConfig
 from scanrl.nn.mamba import Mamba
+from tools.convert_weights import mamba_under_peer_names
 
 WIDTH = 128
 BATCH = {24: 64, 240: 8, 2400: 1, 24000: 1}
@@ -80,7 +81,7 @@ def require_equal_mixers(found: dict[str, Candidate]) -> None:
     truth = Candidate(lambda x: mamba(x)[0], mamba).train(exact)
     of_attention = Candidate(partial(softmax_attention, attention), attention).train(exact)
     names = [name for name, _ in mamba.named_parameters()]
-    by_peer_name = renamed_as_peers(dict(zip(names, truth[2:], strict=True)))
+    by_peer_name = mamba_under_peer_names(dict(zip(names, truth[2:], strict=True)))
     for name, candidate in found.items():
         expected = of_attention if name == "attention" else truth
         if name in ("mambapy", "transformers"):

@@ -5,7 +5,6 @@ Functions return `None` where the library is not installed; that is told once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -17,8 +16,9 @@ from scanrl.models.decision import DecisionModel
 from scanrl.nn import ModelConfig
 from scanrl.nn.heads import masked_mean
 from scanrl.nn.mamba import Mamba
+from tools.convert_weights import decision_transformer_links, mamba_under_peer_names
 
-__all__ = ["DecisionTransformerPeer", "mambapy_mixer", "renamed_as_peers", "transformers_mixer"]
+__all__ = ["DecisionTransformerPeer", "mambapy_mixer", "transformers_mixer"]
 
 
 def mambapy_mixer(ours: Mamba, config: ModelConfig) -> nn.Module | None:
@@ -28,7 +28,7 @@ def mambapy_mixer(ours: Mamba, config: ModelConfig) -> nn.Module | None:
     from mambapy.mamba import MambaBlock, MambaConfig
 
     peer = MambaBlock(MambaConfig(d_model=config.width, n_layers=1, d_state=config.state_size))
-    peer.load_state_dict(renamed_as_peers(ours.state_dict()))
+    peer.load_state_dict(mamba_under_peer_names(ours.state_dict()))
     return peer
 
 
@@ -49,15 +49,8 @@ def transformers_mixer(ours: Mamba, config: ModelConfig) -> nn.Module | None:
         use_mambapy=False,
     )
     peer = MambaMixer(settings, layer_idx=0)
-    peer.load_state_dict(renamed_as_peers(ours.state_dict()))
+    peer.load_state_dict(mamba_under_peer_names(ours.state_dict()))
     return peer
-
-
-def renamed_as_peers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our Mamba's parameters, or their gradients, under the names and shapes of the authors' code: the peers' too."""
-    found = {name: tensor for name, tensor in tensors.items() if not name.startswith("inner.")}
-    kernel, bias = tensors["inner.kernel"], tensors["inner.bias"]  # (1, w, E), (1, E): one place, Mamba's own form
-    return found | {"conv1d.weight": kernel[0].t()[:, None], "conv1d.bias": bias[0]}
 
 
 class DecisionTransformerPeer:
@@ -108,26 +101,9 @@ class DecisionTransformerPeer:
 
 
 def _decision_transformer_weights(ours: DecisionModel) -> dict[str, Tensor]:
-    """Our parameters under their names; their linear maps inside the blocks are stored transposed."""
-    modules: dict[str, nn.Module] = {
-        "embed_return": ours.tokens.embeddings["return_to_go"],
-        "embed_state": ours.tokens.embeddings["observation"],
-        "embed_action": ours.tokens.embeddings["action"],
-        "embed_ln": ours.tokens.norm,
-        "encoder.ln_f": ours.norm,
-        "predict_action.0": ours.head.linear,
-    }
-    assert ours.tokens.time is not None
-    weights = {"embed_timestep.weight": ours.tokens.time.weight}
-    weights["encoder.wpe.weight"] = torch.zeros(3 * ours.config.context, ours.config.width)  # they take its row 0
-    for index, (mixer, norm) in enumerate(zip(ours.stack.mixers, ours.stack.norms, strict=True)):
-        block, second = f"encoder.h.{index // 2}", index % 2
-        modules[f"{block}.ln_{1 + second}"] = norm
-        names = {"mlp.c_fc": "up", "mlp.c_proj": "down"} if second else {"attn.c_attn": "qkv", "attn.c_proj": "out"}
-        for theirs, own in names.items():
-            linear = mixer.get_submodule(own)
-            weights[f"{block}.{theirs}.weight"] = linear.get_parameter("weight").t()
-            weights[f"{block}.{theirs}.bias"] = linear.get_parameter("bias")
-    for name, module in modules.items():
-        weights |= {f"{name}.{key}": value for key, value in module.named_parameters()}
-    return {name: value.detach().clone() for name, value in weights.items()}
+    """Our parameters under their names."""
+    weights = dict(ours.named_parameters())
+    links = decision_transformer_links(len(ours.stack.mixers) // 2, extras=False)
+    found = {link.theirs: weights[link.ours].t() if link.transposed else weights[link.ours] for link in links}
+    found["encoder.wpe.weight"] = torch.zeros(3 * ours.config.context, ours.config.width)  # they take its row 0
+    return {name: value.detach().clone() for name, value in found.items()}
