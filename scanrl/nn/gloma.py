@@ -47,7 +47,7 @@ class GLoMa(Mixer):
         self.fusion = config.gloma_fusion if both else "sum"
         outputs = {"sum": 0, "gate": width, "concat": width}[self.fusion]
         self.fuse = nn.Linear(2 * width, outputs) if outputs else None
-        self.whole = self.mamba if config.gloma_branch != "local" else None
+        self.sees_all = config.gloma_branch != "local"
         self.windows: _Windows | None = None
         if config.gloma_branch != "global":
             tokens = config.gloma_steps * config.period
@@ -60,8 +60,8 @@ class GLoMa(Mixer):
         outputs: list[Tensor] = []
         whole: State = ()
         windowed: State = ()
-        if self.whole is not None:
-            y, whole = self.whole(x, None if before is None else before.whole)
+        if self.sees_all:
+            y, whole = self.mamba(x, None if before is None else before.whole)
             outputs.append(y)
         if self.windows is not None:
             mamba = self._local()
@@ -75,8 +75,8 @@ class GLoMa(Mixer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         whole, windowed = state
         outputs: list[Tensor] = []
-        if self.whole is not None:
-            y, whole = self.whole.step(x, whole)
+        if self.sees_all:
+            y, whole = self.mamba.step(x, whole)
             outputs.append(y)
         if self.windows is not None:
             y, windowed = self.windows.step(self._local(), x, windowed)
@@ -84,7 +84,7 @@ class GLoMa(Mixer):
         return self._fused(outputs), GLoMaState(whole, windowed)
 
     def initial_state(self, batch: int) -> GLoMaState:
-        whole = () if self.whole is None else self.whole.initial_state(batch)
+        whole = self.mamba.initial_state(batch) if self.sees_all else ()
         return GLoMaState(whole, () if self.windows is None else self.windows.initial_state(self._local(), batch))
 
     def _local(self) -> Mamba:
