@@ -32,6 +32,10 @@ MODELS = {
     "shared norms": ("dmm26", {"model.pattern": "(dense mamba)*2", "model.share_norms": True}),
     "a Gaussian": ("dmm-dc", {"model.head": "gaussian"}),
     "attention": ("dt", {"model.pattern": "attention mlp", "model.max_length": 30, "model.heads": 2}),
+    "merged tokens": ("ds4", {"model.pattern": "s4d*2"}),
+    "windows": ("mambadm", {"model.pattern": "gloma mlp gloma_shifted", "model.gloma_steps": 2}),
+    "heads": ("dmm26", {"model.pattern": "(dense mamba2)*2", "model.head_size": 4}),
+    "a frozen mixer": ("dmm26", {"model.pattern": "(dense mamba)*2", "model.frozen_shared_mixer": True}),
     "no history": ("bc", {"model.pattern": "mlp*2", "model.context": 1}),
 }
 

@@ -7,9 +7,11 @@ Where a paper gives numbers for a row they are in `docs/models.md`.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["ABLATIONS"]
 
-Changes = dict[str, str | int | bool]
+Changes = dict[str, Any]
 
 _MAMBA: dict[str, Changes] = {
     # What GPT-2's initialisation does to Mamba's in released code, against Mamba's own (docs/log.md).

@@ -1,0 +1,158 @@
+"""The tables of recipes and variants in `docs/models.md`, from `RECIPES`, `ABLATIONS` and the committed scores.
+
+python results/models_page.py        # rewrites them in place
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from results import hopper_scores
+from scanrl.intervals import mean, stratified_bootstrap
+from scanrl.models.ablations import ABLATIONS
+from scanrl.models.catalogue import parameter_count
+from scanrl.models.recipes import RECIPES, Recipe, recipe
+from scanrl.nn import ModelConfig
+from scanrl.settings import run_config
+
+__all__ = ["PAGE", "PUBLISHED", "PUBLISHED_VARIANTS", "write_page"]
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+HOPPER = (11, 3)
+DATASETS = ("hopper-medium", "hopper-medium-replay")
+
+
+class Published(NamedTuple):
+    """What a paper prints for D4RL's hopper-medium-v2 and hopper-medium-replay-v2, and how it was chosen."""
+
+    scores: str
+    selected: str
+
+
+METAMAMBA = "the highest over targets and over ten evaluations during training, as the released code prints"
+RERUN = "run again for the Decision MetaMamba paper, chosen as that paper's own"
+PUBLISHED = {
+    "dt": Published(
+        "68.4; 82.5", f"{RERUN}. CORL's run: 65.1; 81.8 at the end, 69.4; 88.7 at the best of its evaluations"
+    ),
+    "dm": Published("83.5 ± 12.5; 82.6 ± 4.6", "the best evaluation during training, as its author says"),
+    "dc": Published("89.7; 84.8", f"{RERUN}. Its own command ends at 61.6 to 65.1 on hopper-medium, others report"),
+    "ds4": Published("54.2; 49.6", RERUN),
+    "mambadm": Published("85.7 ± 7.8; 86.1 ± 2.5", "not known; as another paper (RATE) reprints them"),
+    "dmm-c": Published("94.2; 91.2", METAMAMBA),
+    "dmm-l": Published("96.2; 95.0", METAMAMBA),
+    "dmm-dc": Published("96.5; 92.1", METAMAMBA),
+    "dmm-dl": Published("98.6; 95.9", METAMAMBA),
+}
+
+_FORM = "which form is not told"
+PUBLISHED_VARIANTS = {
+    ("dt", "attention-ssm"): "hopper-medium 83.6 (68.4), -replay 90.3 (82.5)",
+    ("dmm-dc", "no-input-mixer"): "hopper-medium 88.3 (96.5), walker2d-medium 77.3 (82.2), antmaze-umaze 68 (82)",
+    ("dmm-dl", "no-input-mixer"): "hopper-medium 89.5 (98.6), walker2d-medium 78.6 (81.4), antmaze-umaze 66 (80)",
+    ("dmm-dc", "no-modality-split"): "hopper-medium 93.7 (96.5), walker2d-medium 80.9 (82.2)",
+    ("dmm-dl", "no-modality-split"): "hopper-medium 94.4 (98.6), walker2d-medium 81.2 (81.4)",
+    ("dmm-dl", "width-128"): "hopper-medium 97.1 (96.2), walker2d-medium 79.7 (81.3), halfcheetah-medium 43.1 (43.0)",
+    ("dmm-c", "gelu"): f"antmaze-umaze 82.4 (85.0), -diverse 78 (81); {_FORM}",
+}
+"""(recipe, variant) -> the paper's score with it, and in brackets without; chosen as the recipe's own."""
+
+
+def write_page(page: str) -> str:
+    """The page with its tables made anew, between their marks; the text stays."""
+    return _replaced(_replaced(page, "recipes", recipes_table()), "variants", variants_table())
+
+
+def recipes_table() -> str:
+    """One row per recipe."""
+    head = ("recipe", "paper", "in our parts", "parameters", "our score", "the paper's score", "how that was chosen")
+    lines = []
+    for name, build in RECIPES.items():
+        chosen, published = build(), PUBLISHED.get(name, Published("-", "-"))
+        cells = (parts(chosen.model), f"{parameter_count(name, *HOPPER):,}", _our_score(name), *published)
+        lines.append([f"`{name}`", chosen.paper, *cells, departures(build)])
+    return _table([*head, "departures from the paper"], lines)
+
+
+def variants_table() -> str:
+    """One row per variant."""
+    lines = []
+    for name, variants in ABLATIONS.items():
+        for variant, changes in variants.items():
+            assert recipe(name, **changes)
+            settings = ", ".join(f"`{key}={_written(value)}`" for key, value in changes.items())
+            count = f"{parameter_count(name, *HOPPER, **changes):,}"
+            lines.append([f"{name}: `{variant}`", settings, count, PUBLISHED_VARIANTS.get((name, variant), "-")])
+    return _table(("variant", "changes", "parameters", "the paper's score, and without the change"), lines)
+
+
+def parts(model: ModelConfig) -> str:
+    """The pattern, and every setting that is not what `ModelConfig` has by default."""
+    plain = asdict(ModelConfig())
+    idle = ("pattern", "reference_extras", "max_length")
+    values = {"width": model.width, "context": model.context}
+    values |= {key: value for key, value in asdict(model).items() if value != plain[key] and key not in idle}
+    return f"`{model.pattern}`; " + ", ".join(f"{key} {_written(value)}" for key, value in values.items())
+
+
+def departures(build: Callable[[], Recipe]) -> str:
+    """What a recipe's docstring says behind "Departures:"."""
+    text = " ".join((build.__doc__ or "").split())
+    found = re.search(r"Departures: (.*?)(?: Reference: .*)?$", text)
+    if found is None:
+        return "-"
+    said = re.sub(r"^those above[;.]? ?", "", found[1])
+    said = re.sub(r"`(\w+)`", lambda word: f"`{word[1].replace('_', '-')}`" if _is_recipe(word[1]) else word[0], said)
+    return (said[:1].upper() + said[1:]) or "-"
+
+
+def _is_recipe(function: str) -> bool:
+    return function.replace("_", "-") in RECIPES
+
+
+def _our_score(name: str) -> str:
+    """Mean over seeds of runs with the recipe's own settings, with its interval."""
+    own = run_config(name)
+    labels = [label for label, (base, changes) in hopper_scores.SETTINGS.items() if run_config(base, changes) == own]
+    shown = []
+    for dataset in DATASETS:
+        values = [np.array(hopper_scores.scores(label, dataset, "recurrent")) for label in labels]
+        values = [value for value in values if len(value)]
+        if not values:
+            return "-"
+        [seeds] = values
+        interval = stratified_bootstrap(seeds, statistic=mean)
+        spread = "1 seed" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}, {len(seeds)} seeds"
+        shown.append(f"{seeds.mean():.1f} ({spread})")
+    return "; ".join(shown)
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+
+
+def _replaced(page: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name}: python results/models_page.py -->", f"<!-- /{name} -->"
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise ValueError(f"{PAGE.name}: expected the marks {begin} and {end}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

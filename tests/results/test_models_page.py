@@ -1,0 +1,62 @@
+"""The tables of models on the committed page are what the recipes and the committed rows give."""
+
+from __future__ import annotations
+
+import pytest
+
+from results import models_page
+from results.models_page import PAGE, PUBLISHED, PUBLISHED_VARIANTS, departures, parts, recipes_table, write_page
+from scanrl.models.ablations import ABLATIONS
+from scanrl.models.recipes import RECIPES, Recipe, recipe
+from scanrl.nn import ModelConfig
+
+
+def test_the_committed_page_is_what_the_recipes_give() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == write_page(page), "run: python results/models_page.py"
+
+
+def test_the_text_around_the_tables_stays() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert "\nFor all of them:\n" in write_page(page.replace("\nFor all:\n", "\nFor all of them:\n"))
+    with pytest.raises(ValueError, match=r"models.md: expected the marks <!-- recipes"):
+        write_page(page.replace("<!-- /recipes -->", ""))
+
+
+def test_published_scores_belong_to_recipes_and_variants() -> None:
+    assert set(PUBLISHED) <= set(RECIPES)
+    assert {(name, variant) for name, variants in ABLATIONS.items() for variant in variants} >= set(PUBLISHED_VARIANTS)
+
+
+def test_a_recipe_is_told_by_what_is_not_the_default() -> None:
+    model = ModelConfig(pattern="mamba*2", width=32, share_norms=True, reference_extras=True)
+    assert parts(model) == "`mamba*2`; width 32, context 8, share_norms true"
+    assert parts(recipe("dmm-dc").model) == "`(modal_conv mamba)*3`; width 64, context 64, inner_mixer modal_conv"
+
+
+def test_departures_are_what_the_docstring_says() -> None:
+    def one() -> Recipe:
+        """A paper.
+
+        Departures: those above; width 3 as `dmm_dc`, and
+        more.
+
+        Reference: Somebody.
+        """
+        return recipe("bc")
+
+    assert departures(one) == "Width 3 as `dmm-dc`, and more."
+    one.__doc__ = "Departures: those above."
+    assert departures(one) == "-"
+    assert all(departures(build) for build in RECIPES.values())
+
+
+def test_our_scores_are_of_runs_with_the_recipes_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {line.split(" |")[0].strip("| `"): line.split(" | ") for line in recipes_table().splitlines()[2:]}
+    assert list(rows) == list(RECIPES)
+    found = models_page.hopper_scores.scores("dmm-dc, 64 steps, batch 64", "hopper-medium", "recurrent")
+    assert rows["dmm-dc"][4].startswith(f"{sum(found) / len(found):.1f} (")
+    assert f"{len(found)} seeds" in rows["dmm-dc"][4]
+    assert rows["dc"][4] == "-"
+    monkeypatch.setattr(models_page.hopper_scores, "scores", lambda *_: [50.0])
+    assert "50.0 (1 seed); 50.0 (1 seed)" in recipes_table()
