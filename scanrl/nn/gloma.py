@@ -32,9 +32,9 @@ class GLoMa(Mixer):
     r"""`y = fuse(Mamba_g(x), Mamba_l(windows of x))`, with `fuse` a sum, `s g + (1 - s) l` for `s = \sigma(W [g; l])`,
     or `W [g; l]`.
 
-    Block windows are cut by the absolute step: the local branch forgets at steps 0, w, 2w, ...; `shifted` cuts half a
-    window earlier, for stacks that alternate. Sliding windows run Mamba anew over the last `W` tokens at every token,
-    which costs `W` times as much. Either way nothing depends on a later token.
+    Block windows are counted from the start of the sequence, an episode when acting: the local branch forgets at steps
+    0, w, 2w, ...; `shifted` cuts half a window earlier, for stacks that alternate. Sliding windows run Mamba anew over
+    the last `W` tokens at every token, which costs `W` times as much. Nothing depends on a later token either way.
 
     Reference: Cao et al. 2024 (MambaDM), arXiv 2406.02013; reconstructed.
     """
