@@ -47,6 +47,8 @@ PUBLISHED = {
     ),
     "dm": Published("83.5 ± 12.5; 82.6 ± 4.6", "the best evaluation during training, as its author says"),
     "dc": Published("89.7; 84.8", f"{RERUN}. Its own command ends at 61.6 to 65.1 on hopper-medium, others report"),
+    "bc10": Published("55.5; 70.4", "CORL's run, at the end"),
+    "edt": Published("70.4; 89.4", RERUN),
     "ds4": Published("54.2; 49.6", RERUN),
     "mambadm": Published("85.7 ± 7.8; 86.1 ± 2.5", "not known; as another paper (RATE) reprints them"),
     "dmm-c": Published("94.2; 91.2", METAMAMBA),

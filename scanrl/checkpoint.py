@@ -112,7 +112,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Damaged checkpoints of a run are passed over with a warning that names the damage.
 
     Raises:
-        DataError: there is no checkpoint, or a newer release wrote it.
+        DataError: there is no checkpoint, a newer release wrote it, or its action was read at another token than now.
         CorruptFile: the only ones there are damaged.
     """
     path = Path(path)
@@ -186,6 +186,10 @@ def _read(path: Path) -> Checkpoint:
         step, about = int(manifest["step"]), config["about"]
     except (KeyError, TypeError, AttributeError, DataError) as error:
         raise CorruptFile(f"{path / 'config.json'}: expected the fields of a checkpoint, got {error!r}") from None
+    if "returns" not in config["model"] and "sR" in model_config.layout:
+        # Those of older releases read the action at s; read at the R behind it, they would act at random.
+        expected = "model.layout: expected one without R right behind s in a checkpoint of this age"
+        raise DataError(f"{path / 'config.json'}: {expected}, got {model_config.layout!r}: train it anew")
     named = STEP.fullmatch(path.name)
     if named and int(named[1]) != step:
         raise CorruptFile(f"{path / MANIFEST}: step: expected {named[1]} as in its name, got {step}")

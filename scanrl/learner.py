@@ -52,7 +52,9 @@ class Learner:
         self.model = model.to(self.settings.device).train()
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, seed) if held_out else (dataset, None)
-        self.training, self.held_out = parts
+        # Each part by itself: the held-out loss is to say how well the better episodes are imitated, not all of them.
+        share = self.settings.top_fraction
+        self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
         self.sampler = WindowSampler(self.training, run.config.model.context, self.settings.batch_size, seed)
         self.optimizer = adamw(self.model, self.settings)
         self.random = randomness.seeded(seed, self.settings.device)

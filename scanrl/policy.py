@@ -32,8 +32,8 @@ class Policy:
     Args:
         model: the network; put into evaluation mode.
         target_return: return to ask for, raw units; `None` takes the best return of the training data. A model
-            without return-to-go in its layout takes none.
-        context: `"recurrent"` or a number of steps; see `Context`.
+            without return-to-go in its layout takes none, nor does one that predicts it.
+        context: `"recurrent"`, a number of steps, or `"elastic"` for a model that predicts its return; see `Context`.
         sample: draw actions from the head's distribution instead of taking its mode.
         seed: of the sampling generator.
         impl: force the `"native"` or the `"reference"` (torch) form of the step where the state is carried; `None`
@@ -52,8 +52,11 @@ class Policy:
         seed: int = 0,
         impl: StepImpl | None = None,
     ) -> None:
-        if context != "recurrent" and (not isinstance(context, int) or context < 1):
-            raise DataError(f"context: expected 'recurrent' or a number of steps, got {context!r}")
+        predicts = model.config.returns == "predicted"
+        elastic = context == "elastic" and predicts
+        if context != "recurrent" and not elastic and (not isinstance(context, int) or context < 1):
+            others = "'recurrent', 'elastic' or a number" if predicts else "'recurrent' or a number of steps"
+            raise DataError(f"context: expected {others}, got {context!r}")
         if impl not in (None, *get_args(StepImpl)):
             raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
         self.model = model.eval()
@@ -151,7 +154,8 @@ class Policy:
             return ScanChoice("reference", "asked for by impl", f"torch {torch.__version__}")
         if self.context == "recurrent":
             return step_choice(self.model, sample=self._generator is not None)
-        return ScanChoice("reference", f"recomputes the last {self.context} steps", f"torch {torch.__version__}")
+        steps = f"{self.model.config.context} or fewer" if self.context == "elastic" else self.context
+        return ScanChoice("reference", f"recomputes the last {steps} steps", f"torch {torch.__version__}")
 
     def state_bytes(self) -> int:
         """Memory of the streams' state, bytes; 0 before the first step."""
@@ -173,11 +177,11 @@ class Policy:
 
     def _target(self, target: float | None) -> float | None:
         """The return to ask for: as told, else the best of the data; `None` where the model reads none."""
-        if "R" not in self.model.config.layout:
+        config = self.model.config
+        if not config.takes_target:
             if target is not None:
-                raise DataError(
-                    f"target_return: expected none (the layout {self.model.config.layout!r} has no R), got {target}"
-                )
+                why = "the model predicts it" if "R" in config.layout else f"the layout {config.layout!r} has no R"
+                raise DataError(f"target_return: expected none ({why}), got {target}")
             return None
         if target is None:
             return float(self.model.stats.return_max)

@@ -18,7 +18,7 @@ from scanrl.models.recipes import recipe
 from scanrl.nn import ModelConfig
 from scanrl.types import DataError
 
-__all__ = ["EvalConfig", "RunConfig", "TrainArguments", "TrainConfig", "run_config"]
+__all__ = ["EvalConfig", "RunConfig", "TrainArguments", "TrainConfig", "check_acting", "run_config"]
 
 LARGEST = 2**63 - 1  # what seeds and counters of other libraries take
 
@@ -41,6 +41,9 @@ class TrainConfig:
     """Decoupled weight decay; not applied to the state matrix and skip of the scan."""
     clip_norm: float = 0.25
     """Largest norm of the gradient."""
+    top_fraction: float = 1.0
+    """Share of the steps to train on: those of the episodes with the highest returns; 1 trains on all. Training and
+    held-out episodes are each reduced so by themselves; statistics are of all the data."""
     validation: float = 0.1
     """Share of the episodes held out for the validation loss; 0 trains on all."""
     validate_every: int = 0
@@ -67,6 +70,8 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
+        if not 0 < self.top_fraction <= 1:
+            raise DataError(f"train.top_fraction: expected more than 0 and at most 1, got {self.top_fraction}")
         for name in ("warmup", "validation"):
             if getattr(self, name) >= 1:
                 raise DataError(f"train.{name}: expected less than 1, got {getattr(self, name)}")
@@ -82,8 +87,9 @@ class EvalConfig:
     """Episodes per target return."""
     targets: tuple[float, ...] = ()
     """Returns to ask for, raw units; none asks for the best return of the data."""
-    context: int | Literal["recurrent"] = "recurrent"
-    """How the policy remembers: recurrent, or the number of steps whose window is recomputed."""
+    context: int | Literal["recurrent", "elastic"] = "recurrent"
+    """How the policy remembers: recurrent, or the number of steps whose window is recomputed, or elastic: of the
+    windows that end now the one with the highest predicted return (for models that predict it)."""
     num_envs: int = 20
     """Environments stepped side by side."""
     seed: int = 1000
@@ -95,8 +101,9 @@ class EvalConfig:
         for target in self.targets:
             if not math.isfinite(target):
                 raise DataError(f"eval.targets: expected finite numbers, got {target}")
-        if self.context != "recurrent" and not (isinstance(self.context, int) and 1 <= self.context <= LARGEST):
-            raise DataError(f"eval.context: expected recurrent or at least 1, got {self.context}")
+        numbered = isinstance(self.context, int) and 1 <= self.context <= LARGEST
+        if self.context not in ("recurrent", "elastic") and not numbered:
+            raise DataError(f"eval.context: expected recurrent, elastic or at least 1, got {self.context}")
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,10 @@ def run_config(name: str, *changes: Mapping[str, Any]) -> RunConfig:
             made for another recipe.
     """
     chosen = recipe(name)
-    train = TrainConfig(learning_rate=chosen.learning_rate, batch_size=chosen.batch_size)
-    config = RunConfig(recipe=name, model=chosen.model, train=train)
+    train = TrainConfig(
+        learning_rate=chosen.learning_rate, batch_size=chosen.batch_size, top_fraction=chosen.top_fraction
+    )
+    config = RunConfig(recipe=name, model=chosen.model, train=train, eval=EvalConfig(context=chosen.acting))
     for change in changes:
         dotted = {k: v for k, v in change.items() if isinstance(k, str) and "." in k}
         config = from_values(RunConfig, {k: v for k, v in change.items() if k not in dotted}, config)
@@ -159,6 +168,19 @@ def run_config(name: str, *changes: Mapping[str, Any]) -> RunConfig:
     if config.recipe != name:
         raise DataError(f"recipe: expected {name!r}, got settings of {config.recipe!r}")
     return config
+
+
+def check_acting(config: RunConfig) -> None:
+    """Refuses before hours of training what the evaluation behind them would refuse.
+
+    Raises:
+        DataError: a way of acting or targets that are not for this model.
+    """
+    model, acting = config.model, config.eval
+    if acting.context == "elastic" and model.returns == "given":
+        raise DataError("eval.context: expected recurrent or a number of steps where returns are given, got elastic")
+    if acting.targets and not model.takes_target:
+        raise DataError(f"eval.targets: expected none (recipe {config.recipe} takes none), got {list(acting.targets)}")
 
 
 def _at_least(where: str, config: Any, lowest: int, *names: str) -> None:

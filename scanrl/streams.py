@@ -4,7 +4,8 @@ Symbols: `B` streams, `K` steps of context, `O`/`A` observation/action shape.
 
 Acting feeds exactly the training sequence. Each step feeds the *tail* of the last one (`a`, and `r` where the layout
 has it), puts the initial state into the rows that start an episode, feeds the *head* of this one (`R`, `s`) and reads
-the action at `s`. The same rule serves every layout.
+the action at its last token. The same rule serves every layout. A model that predicts its return-to-go reads it at `s`
+and is fed it as the R behind `s`.
 """
 
 from __future__ import annotations
@@ -236,29 +237,49 @@ class ReplayedStreams(Streams):
 
 
 def _carry(model: DecisionModel, initial: State, state: State, values: dict[str, Tensor]) -> tuple[Tensor, State]:
-    """The stack's output `(B, D)` at the observation of a step, and the state after it."""
+    """The stack's output `(B, D)` where the action of a step is read, and the state after it."""
     layout = model.config.layout
-    head = layout.index("s") + 1
+    seen, head = layout.index("s") + 1, model.config.head_letters
     if layout[head:]:
         tail = {"a": values["last_action"], "r": values["reward"], "R": values["last_return_to_go"]}
         state = model.feed([(c, tail[c]) for c in layout[head:]], values["last_timestep"], state)[1]
     state = replace_rows(state, values["first"], initial)
     # An `a` or `r` before `s` would be this step's, which is not known yet.
     now = {"R": values["return_to_go"], "s": values["observation"]}
+    if model.config.returns == "predicted":
+        hidden, state = model.feed([(c, now[c]) for c in layout[:seen]], values["timestep"], state)
+        return model.feed([("R", model.predict_return(hidden))], values["timestep"], state)
     return model.feed([(c, now[c]) for c in layout[:head]], values["timestep"], state)
 
 
 class WindowStreams(Streams):
-    """The last `K` steps of every row, recomputed at each step; aligned to the left as in training (padding right)."""
+    """The last `K` steps of every row, recomputed at each step; aligned to the left as in training (padding right).
 
-    def __init__(self, model: DecisionModel, count: int, context: int, generator: torch.Generator | None) -> None:
+    Predicted returns of earlier steps stay what they were when those steps were acted on.
+
+    Args:
+        context: K, or `"elastic"`: windows that begin at the oldest of the last K steps (K of training), two steps
+            later, and so on; each row acts on the one whose predicted return is highest, the longest of equals.
+    """
+
+    STRIDE = 2  # steps between candidate starts, as in Elastic Decision Transformer's code
+
+    def __init__(
+        self,
+        model: DecisionModel,
+        count: int,
+        context: int | Literal["elastic"],
+        generator: torch.Generator | None,
+    ) -> None:
         self._model, self._generator, self.count = model, generator, count
+        self._elastic = context == "elastic"
+        steps = model.config.context if context == "elastic" else context
         self._device = model.norm.weight.device
         spec = model.spec
         kind = model.norm.weight.dtype if spec.action_kind == "continuous" else torch.int64
 
         def zeros(*shape: int, dtype: torch.dtype = model.norm.weight.dtype) -> Tensor:
-            return torch.zeros(count, context, *shape, dtype=dtype, device=self._device)
+            return torch.zeros(count, steps, *shape, dtype=dtype, device=self._device)
 
         self._columns = {
             "observations": zeros(*spec.observation_shape),
@@ -274,12 +295,12 @@ class WindowStreams(Streams):
         if not _finite(x):
             return None
         columns, length = self._pushed(_tensors(x, self._model, self._device))
-        longest, config = int(length.max()), self._model.config
-        mask = torch.arange(longest, device=self._device) < length[:, None]
-        batch = Batch(**{name: column[:, :longest] for name, column in columns.items()}, mask=mask)
-        hidden, _ = self._model.stack(self._model.tokens(batch))
-        at_observation = hidden[:, config.observation_place :: config.period]
-        present = at_observation[torch.arange(len(length), device=self._device), length - 1]
+        windows, count = {name: column[:, : int(length.max())] for name, column in columns.items()}, length
+        if self._model.config.returns == "predicted":
+            returns, start = self._predict(windows, length)
+            columns["returns_to_go"][torch.arange(len(length), device=self._device), length - 1] = returns
+            windows, count = _from(windows, start), length - start
+        present = self._read(windows, count, self._model.config.read_at)
         actions = self._model.decide(present, self._generator).cpu().numpy()
         self._columns, self._length = columns, length
         return actions
@@ -291,6 +312,25 @@ class WindowStreams(Streams):
 
     def state_bytes(self) -> int:
         return _bytes(tuple(self._columns.values()))
+
+    def _predict(self, columns: dict[str, Tensor], length: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest predicted return of the present step `(B,)`, and where its window starts `(B,)`."""
+        best = torch.full_like(columns["returns_to_go"][:, 0], -torch.inf)
+        start = torch.zeros_like(length)
+        for first in range(0, columns["rewards"].shape[1] if self._elastic else 1, self.STRIDE):
+            later = {name: column[:, first:] for name, column in columns.items()}
+            hidden = self._read(later, (length - first).clamp(min=1), self._model.config.layout.index("s"))
+            returns = self._model.predict_return(hidden)
+            better = (returns > best) & (length > first)
+            best, start = torch.where(better, returns, best), start.masked_fill(better, first)
+        return best, start
+
+    def _read(self, columns: dict[str, Tensor], length: Tensor, place: int) -> Tensor:
+        """The stack's output `(B, D)` at one token of the last step of windows, `length` `(B,)` steps of each row."""
+        mask = torch.arange(columns["rewards"].shape[1], device=self._device) < length[:, None]
+        hidden, _ = self._model.stack(self._model.tokens(Batch(**columns, mask=mask)))
+        at_place = hidden[:, place :: self._model.config.period]
+        return at_place[torch.arange(len(length), device=self._device), length - 1]
 
     def _pushed(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """The history with the last step completed and a new step begun; rows that start keep nothing."""
@@ -312,6 +352,14 @@ class WindowStreams(Streams):
         columns["actions"][rows, new] = 0
         columns["rewards"][rows, new] = 0.0
         return columns, length
+
+
+def _from(columns: dict[str, Tensor], start: Tensor) -> dict[str, Tensor]:
+    """Columns `(B, K, ...)` moved to the left, each row by its `start` `(B,)`; the last entry fills the end."""
+    rows, steps = columns["rewards"].shape
+    taken = (start[:, None] + torch.arange(steps, device=start.device)).clamp(max=steps - 1)
+    every = torch.arange(rows, device=start.device)[:, None]
+    return {name: column[every, taken] for name, column in columns.items()}
 
 
 def _finite(x: Step) -> bool:

@@ -20,7 +20,7 @@ from scanrl.loop import Interrupted, fit
 from scanrl.preflight import bounded, check_machine, warn_of_short_table
 from scanrl.run import Run, claim, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
 from scanrl.seeds import check_seeds, is_seeds_folder, new_seed_runs, open_seed_runs, seed_path
-from scanrl.settings import RunConfig, run_config
+from scanrl.settings import RunConfig, check_acting, run_config
 from scanrl.stats import Stats
 from scanrl.types import DataError
 
@@ -134,6 +134,7 @@ def _start(
 ) -> list[Run]:
     """New runs that differ in their seed, trained to the end."""
     first, several = configs[0], len(configs) > 1
+    check_acting(first)
     dataset = bounded(data if isinstance(data, Dataset) else load(data), first.env)
     path = free_path(first.recipe, Path(dataset.name).stem) if out is None else Path(out)
     # Data that lives only in memory is kept with the run: resuming needs nothing but the folder.

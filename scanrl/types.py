@@ -15,8 +15,9 @@ __all__ = ["COLUMNS", "ActionKind", "Context", "CorruptFile", "DataError", "Spec
 
 ActionKind = Literal["continuous", "discrete"]
 
-Context = Literal["recurrent"] | int
-"""How a policy remembers: `"recurrent"` carries a state, in constant time per step; `K` recomputes the last K steps."""
+Context = Literal["recurrent", "elastic"] | int
+"""How a policy remembers: `"recurrent"` carries a state, in constant time per step; `K` recomputes the last K steps;
+`"elastic"`, for models that predict their return, recomputes as many of the last steps as promise the highest one."""
 
 COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 """The per-step columns of every dataset, in Gymnasium's words."""

@@ -267,6 +267,24 @@ def test_a_newer_version_is_refused_and_not_passed_over(run):
         load_checkpoint(run)
 
 
+@pytest.mark.parametrize("layout, fits", [("Rsa", True), ("saR", True), ("sRa", False)])
+def test_a_network_from_before_returns_could_be_predicted_loads_unless_its_action_was_read_elsewhere(run, layout, fits):
+    path = run / "checkpoints" / "step-2"
+    found = load_checkpoint(path)
+    values = json.loads((path / "config.json").read_bytes())
+    later = ("returns", "expectile", "return_loss", "return_weight", "return_bins", "bins_weight", "state_weight")
+    for name in (*later, "hide_returns"):
+        del values["model"][name]
+    values["model"]["layout"] = layout
+    (path / "config.json").write_text(json.dumps(values))
+    reseal(path)
+    if fits:
+        assert load_checkpoint(path).config == dataclasses.replace(found.config, layout=layout)
+    else:
+        with pytest.raises(DataError, match=r"config.json: model.layout: expected .*, got 'sRa': train it anew$"):
+            load_checkpoint(path)
+
+
 @pytest.mark.parametrize("changes", [{"step": 7}, {"step": None}, {"step": "x"}])
 def test_a_folder_of_another_step_than_its_name_is_damaged(run, changes):
     path = run / "checkpoints" / "step-2"

@@ -94,6 +94,26 @@ def test_behaviour_cloning_is_scored_without_a_target_and_the_data_names_its_env
     assert "targets: expected none" in capsys.readouterr().err
 
 
+def test_a_model_that_predicts_its_return_is_scored_without_a_target_in_every_way_of_acting(
+    tmp_path, elsewhere, capsys
+):
+    data = make_dataset(CARTPOLE)
+    write_store(data.with_spec(replace(data.spec, env_id="CartPole-v1")), tmp_path / "data")
+    small = ["--model.width=8", "--model.context=4", "--train.batch-size=4", "--steps=1"]
+    train = ["train", "edt", "--data", str(tmp_path / "data"), "--out=run", *small]
+    assert main([*train, "--eval.targets", "5"]) == 2
+    assert "eval.targets: expected none (recipe edt takes none), got [5.0]" in capsys.readouterr().err
+    assert main(train) == 0
+    for context in ("recurrent", "3", "elastic"):
+        capsys.readouterr()
+        assert main(["eval", "run", "--episodes=2", f"--context={context}"]) == 0
+        said = capsys.readouterr().out
+        assert said.splitlines()[1].split()[0] == "-"
+        assert f"context {context}," in said
+    assert main(["eval", "run", "--target-return=5"]) == 2
+    assert "targets: expected none (this policy takes no target return)" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"

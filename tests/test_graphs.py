@@ -205,8 +205,9 @@ def test_recorded_seeds_side_by_side_train_to_the_same_bits(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("spec", [BOX, CHOICE])
 @pytest.mark.parametrize("pattern", ["modal_conv mamba mlp", "attention mlp", "modal_linear"])
-def test_a_recorded_acting_step_equals_an_eager_one(monkeypatch, spec, pattern):
-    model = DecisionModel(ModelConfig(pattern=pattern, width=16, context=4), spec, make_stats(spec))
+@pytest.mark.parametrize("changes", [{}, {"layout": "sRa", "returns": "predicted"}], ids=["given", "predicted"])
+def test_a_recorded_acting_step_equals_an_eager_one(monkeypatch, spec, pattern, changes):
+    model = DecisionModel(ModelConfig(pattern=pattern, width=16, context=4, **changes), spec, make_stats(spec))
     rng = np.random.default_rng(0)
     monkeypatch.setattr(streams, "_native_code", lambda model, sample: (None, None))
     monkeypatch.setattr(streams, "graphs_wanted", lambda device: True)

@@ -17,15 +17,17 @@ from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.nn import ModelConfig
 from scanrl.policy import Policy
-from scanrl.types import DataError, Spec
+from scanrl.types import Context, DataError, Spec
 from tests.conftest import BOX, CHOICE, make_stats
 
 CONTEXT = 10
+WAYS: list[Context] = ["recurrent", CONTEXT]
 LAYOUTS = ["Rsa", "sar", "sa", "s", "sRa", "Rsar"]
 CASES = [(name, "", BOX) for name in RECIPES]
 CASES += [("dmm-dc", layout, BOX) for layout in LAYOUTS] + [("dt", layout, BOX) for layout in LAYOUTS]
 CASES += [("dmm-dl", "", CHOICE), ("dt", "sar", CHOICE)]
 CASES += [("ds4", layout, BOX) for layout in ("sar", "sRar", "Rs")] + [("ds4", "Rsar", CHOICE)]
+CASES += [("edt", "", CHOICE), ("reinformer", "sRar", BOX)]
 every_case = pytest.mark.parametrize(
     ("name", "layout", "spec"), CASES, ids=[f"{n}-{y}-{s.action_kind}" for n, y, s in CASES]
 )
@@ -68,7 +70,7 @@ def play(policy: Policy, steps: int, streams: int = 3, seed: int = 0, target: fl
         before = earned[t - 1] if t else np.zeros(streams, np.float32)
         actions.append(policy.act(seen[t], before, np.full(streams, t == 0)))
     spent = np.concatenate([np.zeros((1, streams)), np.cumsum(earned, 0)[:-1]])
-    return Batch(
+    batch = Batch(
         observations=torch.from_numpy(seen).transpose(0, 1),
         actions=torch.from_numpy(np.stack(actions, 1)),
         rewards=torch.from_numpy(earned).T,
@@ -76,6 +78,18 @@ def play(policy: Policy, steps: int, streams: int = 3, seed: int = 0, target: fl
         timesteps=torch.arange(steps).expand(streams, steps),
         mask=torch.ones(streams, steps, dtype=torch.bool),
     )
+    return batch if policy.model.returns is None else with_predicted_returns(policy, batch)
+
+
+@torch.inference_mode()
+def with_predicted_returns(policy: Policy, batch: Batch) -> Batch:
+    """The returns that a policy predicts for itself, each from the training forward over what it remembers."""
+    returns = torch.zeros_like(batch.returns_to_go)
+    for t in range(returns.shape[1]):
+        window = slice(0 if policy.context == "recurrent" else max(0, t - int(policy.context) + 1), t + 1)
+        seen = Batch(*(column[:, window] for column in batch._replace(returns_to_go=returns)[:6]))
+        returns[:, t] = policy.model.predicted_returns(seen)[:, -1]
+    return batch._replace(returns_to_go=returns)
 
 
 @every_case
@@ -99,19 +113,80 @@ def test_acting_on_a_window_equals_the_training_forward_on_that_window(name: str
         torch.testing.assert_close(batch.actions[:, t], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "ds4", "mambadm"])
+@pytest.mark.parametrize("name", ["edt", "edt-mamba"])
+@pytest.mark.parametrize("spec", [BOX, CHOICE], ids=["continuous", "discrete"])
+def test_elastic_acting_is_the_training_forward_on_the_window_with_the_highest_predicted_return(
+    name: str, spec: Spec
+) -> None:
+    policy = Policy(model_of(tiny(name), spec), context="elastic")
+    model, steps, starts = policy.model, 16, set()
+    rng = np.random.default_rng(0)
+    seen = torch.from_numpy(rng.normal(size=(2, steps, 5)).astype(np.float32))
+    earned = torch.from_numpy(rng.normal(size=(2, steps)).astype(np.float32))
+    kind = torch.float32 if spec is BOX else torch.int64
+    actions, returns = torch.zeros(2, steps, *spec.action_shape, dtype=kind), torch.zeros(2, steps)
+    timesteps, mask = torch.arange(steps).expand(2, steps), torch.ones(2, steps, dtype=torch.bool)
+    for t in range(steps):
+        action = torch.from_numpy(policy.act(seen[:, t].numpy(), earned[:, t - 1].numpy(), np.full(2, t == 0)))
+        for row in range(2):
+            found = {}
+            for start in range(max(0, t - CONTEXT + 1), t + 1, 2):
+                columns = (seen, actions, earned, returns, timesteps, mask)
+                window = Batch(*(column[row : row + 1, start : t + 1] for column in columns))
+                with torch.inference_mode():
+                    wanted = model.predicted_returns(window)[0, -1]
+                    window.returns_to_go[0, -1] = wanted
+                    found[start] = wanted.item(), model.actions(window)[0, -1]
+                    window.returns_to_go[0, -1] = 0.0
+            start = max(found, key=lambda start: found[start][0])
+            returns[row, t] = found[start][0]
+            starts.add((t, start))
+            torch.testing.assert_close(action[row], found[start][1], rtol=1e-5, atol=1e-5)
+        actions[:, t] = action
+    assert len({t - start for t, start in starts}) > 2  # otherwise nothing was chosen
+
+
+def test_only_a_model_that_predicts_its_return_acts_elastically() -> None:
+    with pytest.raises(DataError, match="context: expected 'recurrent' or a number of steps, got 'elastic'"):
+        Policy(model_of(tiny("dt")), context="elastic")
+    policy = Policy(model_of(tiny("edt")), context="elastic")
+    assert policy.step_choice().reason == "recomputes the last 10 or fewer steps"
+
+
+@pytest.mark.parametrize("context", ["recurrent", CONTEXT, "elastic"])
+def test_rows_of_a_model_that_predicts_its_return_do_not_influence_each_other(context: Context) -> None:
+    model = model_of(tiny("edt"))
+    seen = np.random.default_rng(4).normal(size=(14, 3, 5)).astype(np.float32)
+    quiet, disturbed = Policy(model, context=context), Policy(model, context=context)
+    for t in range(14):
+        kept, other = quiet.act(seen[t], 1.0), seen[t].copy()
+        other[1] = 7.0 * t
+        found = disturbed.act(other, [1.0, -5.0, 1.0], [False, t in (3, 9), False])
+        assert np.array_equal(found[[0, 2]], kept[[0, 2]])
+
+
+@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "ds4", "mambadm", "edt-mamba", "reinformer"])
 def test_both_ways_of_acting_agree_within_one_training_window(name: str) -> None:
     model = model_of(tiny(name))
-    recurrent = play(Policy(model, target_return=25.0), CONTEXT)
-    window = play(Policy(model, target_return=25.0, context=CONTEXT), CONTEXT)
+    recurrent = play(Policy(model), CONTEXT)
+    window = play(Policy(model, context=CONTEXT), CONTEXT)
     torch.testing.assert_close(recurrent.actions, window.actions, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["recurrent", CONTEXT])
-@pytest.mark.parametrize("name", ["dt", "dmm-dc", "dmm-dl", "dmm26", "ds4", "mambadm"])
-def test_a_row_that_restarts_acts_like_a_fresh_stream(name: str, context: str | int) -> None:
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        *(
+            (name, way)
+            for name in ("dt", "dmm-dc", "dmm-dl", "dmm26", "ds4", "mambadm", "edt", "edt-mamba")
+            for way in WAYS
+        ),
+        *((name, "elastic") for name in ("edt", "edt-mamba", "reinformer")),
+    ],
+)
+def test_a_row_that_restarts_acts_like_a_fresh_stream(name: str, context: Context) -> None:
     model = model_of(tiny(name))
-    policy = Policy(model, target_return=25.0, context=context)  # type: ignore[arg-type]
+    policy = Policy(model, context=context)  # asks for 25, the best return in `make_stats`
     rng = np.random.default_rng(3)
     seen, earned = rng.normal(size=(20, 3, 5)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
     starts = np.zeros((20, 3), bool)
@@ -121,7 +196,7 @@ def test_a_row_that_restarts_acts_like_a_fresh_stream(name: str, context: str | 
         begin = 0
         for t in range(20):
             if starts[t, row]:
-                alone, begin = Policy(model, target_return=25.0, context=context), t  # type: ignore[arg-type]
+                alone, begin = Policy(model, context=context), t
             action = alone.act(seen[t, row], earned[t - 1, row], t == begin)
             np.testing.assert_allclose(action, mixed[t, row], rtol=1e-5, atol=1e-5)
 
@@ -308,15 +383,16 @@ def test_a_target_that_is_not_finite_is_refused_wherever_it_comes_from() -> None
             Policy(model).with_target(target)
 
 
-def test_a_model_without_return_to_go_takes_no_target() -> None:
-    model = model_of(tiny("bc"))
+@pytest.mark.parametrize(("name", "why"), [("bc", "the layout 's' has no R"), ("edt", "the model predicts it")])
+def test_a_model_without_use_for_a_target_takes_none(name: str, why: str) -> None:
+    model = model_of(tiny(name))
     assert Policy(model).target_return is None
     for attempt in (
         lambda: Policy(model, target_return=5.0),
         lambda: Policy(model).with_target(5.0),
         lambda: Policy(model).act(np.zeros(5), target_return=5.0),
     ):
-        with pytest.raises(DataError, match=r"target_return: expected none"):
+        with pytest.raises(DataError, match=rf"target_return: expected none \({why}\), got"):
             attempt()
 
 

@@ -18,7 +18,9 @@ from tests.test_checkpoint import reseal
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
 
-@pytest.mark.parametrize("recipe, overrides", [("dmm-dc", TINY), ("dt", DT), ("dm", HALF)])
+@pytest.mark.parametrize(
+    "recipe, overrides", [("dmm-dc", TINY), ("dt", DT), ("dm", HALF), ("bc10", TINY), ("edt", DT), ("reinformer", DT)]
+)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, recipe, overrides):
     fit(tmp_path / "whole", recipe, overrides=overrides)
     assert open_run(tmp_path / "whole").config.model.dropout > 0

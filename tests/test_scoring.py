@@ -45,8 +45,9 @@ def test_a_sweep_goes_from_the_mean_of_the_data_to_its_best_even_below_zero(run,
     assert asked == pytest.approx([-1200, -900, -600, -300])
 
 
-def test_a_model_without_return_to_go_plays_once_and_takes_no_number(tmp_path):
-    path = fit(tmp_path / "run", "bc", data=make_dataset(CARTPOLE), steps=1).path
+@pytest.mark.parametrize("recipe", ["bc", "edt"])
+def test_a_model_that_takes_no_target_plays_once_and_takes_no_number(tmp_path, recipe):
+    path = fit(tmp_path / "run", recipe, data=make_dataset(CARTPOLE), steps=1).path
     for targets in (("auto",), None):
         (scores,) = score_run(path, "CartPole-v1", targets, episodes=2)
         assert scores.target_return is None

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from scanrl.models.recipes import RECIPES, recipe
-from scanrl.settings import EvalConfig, RunConfig, TrainConfig, run_config
+from scanrl.settings import EvalConfig, RunConfig, TrainConfig, check_acting, run_config
 from scanrl.types import DataError
 
 
@@ -13,6 +13,20 @@ def test_a_run_starts_from_its_recipe(name):
     config, chosen = run_config(name), recipe(name)
     assert (config.recipe, config.model) == (name, chosen.model)
     assert (config.train.learning_rate, config.train.batch_size) == (chosen.learning_rate, chosen.batch_size)
+    assert (config.train.top_fraction, config.eval.context) == (chosen.top_fraction, chosen.acting)
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("bc", {"eval.targets": (5.0,)}, r"^eval.targets: expected none \(recipe bc takes none\), got \[5.0\]$"),
+        ("edt", {"eval.targets": (5.0,)}, r"^eval.targets: expected none \(recipe edt takes none\), got \[5.0\]$"),
+        ("dt", {"eval.context": "elastic"}, r"^eval.context: expected recurrent or a number .*, got elastic$"),
+    ],
+)
+def test_what_its_evaluation_would_refuse_is_refused_before_training(name, changes, message):
+    with pytest.raises(DataError, match=message):
+        check_acting(run_config(name, changes))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +39,8 @@ def test_a_run_starts_from_its_recipe(name):
         ({"weight_decay": math.nan}, r"^train.weight_decay: expected at least 0 and finite, got nan$"),
         ({"warmup": 1.0}, r"^train.warmup: expected less than 1, got 1.0$"),
         ({"validation": 1.0}, r"^train.validation: expected less than 1, got 1.0$"),
+        ({"top_fraction": 0.0}, r"^train.top_fraction: expected more than 0 and at most 1, got 0.0$"),
+        ({"top_fraction": 1.5}, r"^train.top_fraction: expected more than 0 and at most 1, got 1.5$"),
         ({"seed": 2**63}, r"^train.seed: expected at most 9223372036854775807, got 9223372036854775808$"),
     ],
 )
@@ -38,7 +54,7 @@ def test_training_settings_out_of_range_are_named(values, message):
     [
         ({"episodes": 0}, r"^eval.episodes: expected at least 1, got 0$"),
         ({"num_envs": -1}, r"^eval.num_envs: expected at least 1, got -1$"),
-        ({"context": 0}, r"^eval.context: expected recurrent or at least 1, got 0$"),
+        ({"context": 0}, r"^eval.context: expected recurrent, elastic or at least 1, got 0$"),
         ({"targets": (1.0, math.nan)}, r"^eval.targets: expected finite numbers, got nan$"),
     ],
 )

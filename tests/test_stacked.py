@@ -36,6 +36,8 @@ MODELS = {
     "windows": ("mambadm", {"model.pattern": "gloma mlp gloma_shifted", "model.gloma_steps": 2}),
     "heads": ("dmm26", {"model.pattern": "(dense mamba2)*2", "model.head_size": 4}),
     "a frozen mixer": ("dmm26", {"model.pattern": "(dense mamba)*2", "model.frozen_shared_mixer": True}),
+    "predicted returns": ("edt", {"model.pattern": "attention mlp", "model.max_length": 30, "model.heads": 2}),
+    "an entropy": ("reinformer-mamba", {"model.pattern": "mamba mlp", "model.max_length": 30, "model.heads": 1}),
     "no history": ("bc", {"model.pattern": "mlp*2", "model.context": 1}),
 }
 

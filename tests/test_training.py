@@ -11,6 +11,7 @@ from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate
 from scanrl.run import open_run
 from scanrl.settings import TrainConfig
+from scanrl.stats import Stats
 from scanrl.training import Diverged, resume
 from tests.conftest import make_dataset
 from tests.runs import CARTPOLE, DT, HALF, STEPS, TINY, fit, outcome, stopped
@@ -66,6 +67,27 @@ def test_the_held_out_loss_is_the_mean_over_steps_of_held_out_episodes(tmp_path,
             total += model.loss(batch).item() * int(batch.mask.sum())
     expected = total / seen["held out"].steps
     assert run.metrics()[-1]["val/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_episodes_are_chosen_within_each_part_and_statistics_are_of_all(tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(name, function):
+        return lambda dataset, *more: seen.setdefault(name, dataset) and function(dataset, *more)
+
+    monkeypatch.setattr(learner, "WindowSampler", spy("training", WindowSampler))
+    monkeypatch.setattr(learner, "iterate_windows", spy("held out", iterate_windows))
+    data = make_dataset(episodes=40)
+    settings = {**TINY, "train.validation": 0.3, "train.top_fraction": 0.4}
+    run = fit(tmp_path / "run", "bc10", data=data, overrides=settings, steps=1)
+    for name, part in zip(("training", "held out"), data.split(0.3, seed=0), strict=True):
+        chosen = seen[name]
+        assert set(chosen.returns) < set(part.returns)
+        assert chosen.returns.min() > np.delete(part.returns, np.isin(part.returns, chosen.returns)).max()
+        assert 0.2 * part.steps < chosen.steps <= 0.4 * part.steps
+    checkpoint = run.checkpoint()
+    assert checkpoint.stats == Stats.fit(data)
+    assert checkpoint.about["fingerprint"] == data.fingerprint
 
 
 def test_training_on_everything_has_no_held_out_loss(tmp_path):

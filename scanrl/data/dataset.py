@@ -212,6 +212,22 @@ class Dataset:
         columns = {field: array[steps] for field, array in self.columns.items()}
         return Dataset(columns, offsets, self.spec, self.name, source=self.source)
 
+    def best(self, fraction: float) -> Dataset:
+        """The episodes with the highest returns, in their order, as many as fit into a share of the steps.
+
+        At least one; the next best after the last that fits is left out, however long it is.
+
+        Args:
+            fraction: share of the steps, 0 to 1; 1 gives the dataset itself.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction}")
+        if fraction == 1:
+            return self
+        order = np.argsort(-self.returns, kind="stable")
+        count = int((np.cumsum(self.lengths[order]) <= fraction * self.steps).sum())
+        return self.select(np.sort(order[: max(count, 1)]))
+
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Two datasets without a common episode, at least one episode each.
 

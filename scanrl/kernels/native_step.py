@@ -29,7 +29,7 @@ class Code(NamedTuple):
     instructions: np.ndarray  # (n, 16) int64: number, rows, operands
     weights: np.ndarray  # float32
     places: int  # M
-    head: int  # tokens up to the observation
+    head: int  # tokens that are known before acting
     row_size: int  # floats of registers per token
     state_size: int  # floats per stream
     output_shape: tuple[int, ...]  # per stream

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.kernels.native_step import Code
-from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, Stack, State, Tokens
+from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, ReturnHead, Stack, State, Tokens
 from scanrl.nn.mamba import Mamba
-from scanrl.nn.program import LAST, Program
+from scanrl.nn.program import LAST, NoNativeStep, Program
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
@@ -33,7 +33,7 @@ class MergedState(NamedTuple):
 
 
 class DecisionModel(nn.Module):
-    """A policy as a sequence model: tokens of `(R, s, a, r)` in, an action at every `s` out.
+    """A policy as a sequence model: tokens of `(R, s, a, r)` in, an action at every `s` (or the R right behind it) out.
 
     `forward` and `loss` read a whole batch of windows; `feed` a few tokens of every stream. Both make the same tokens
     and run the same mixers, so acting step by step equals the training forward on the same history.
@@ -57,43 +57,46 @@ class DecisionModel(nn.Module):
             self.stack = Stack(config, MIXERS)
             self.norm = nn.LayerNorm(config.width)
             self.head = head_for(config, spec)
+            self.returns = ReturnHead(config, spec, stats) if config.returns == "predicted" else None
             self.extras = _reference_extras(config, spec) if config.reference_extras else None
             # The token embeddings keep torch's initialisation, as in Decision Transformer's code. With a bias of zero,
             # LayerNorm(w R) is the same for every positive return-to-go R: the model would start blind to its target.
-            for part in (self.stack, self.norm, self.head):
+            for part in (self.stack, self.norm, self.head, *([self.returns] if self.returns else [])):
                 part.apply(initialise)
 
     def forward(
         self, batch: Batch, state: State | None = None, half: torch.dtype | None = None
     ) -> tuple[Tensor, State]:
-        """Hidden states at the observation tokens `(B, T, D)`, and the state after the batch's last token.
+        """Hidden states where the actions are read `(B, T, D)`, and the state after the batch's last token.
 
         With `half`, the operands of the stack's matrix products take that dtype. Tokens and head do not: a return-to-go
         or an action with three digits would be another one.
         """
-        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merge else (state, None)
-        tokens = self.tokens(batch, tail)
-        with torch.autocast(tokens.device.type, half) if half else nullcontext():
-            hidden, after = self.stack(tokens, mixers)
-        hidden = hidden.to(tokens.dtype)
-        at_observation = hidden[:, self.config.observation_place :: self.config.period]
-        if self.config.merge:
-            after = MergedState(after, self.tokens.last_tail(batch))
-        return self.norm(at_observation), after
+        hidden, after = self._run(batch, state, half)
+        return self._at(hidden, self.config.read_at), after
 
     def loss(self, batch: Batch, half: torch.dtype | None = None, final_weight: float = 0.0) -> Tensor:
-        """The head's loss, averaged over valid steps only.
+        """The head's loss, averaged over valid steps only, and that of predicted returns.
 
         Args:
             batch: windows.
             half: as in `forward`.
-            final_weight: weight of the same loss over the last steps of episodes alone, added to it. Where one step of
-                hundreds needs the memory, a plain mean hardly asks for it.
+            final_weight: weight of the same loss of the head over the last steps of episodes alone, added to it. Where
+                one step of hundreds needs the memory, a plain mean hardly asks for it.
         """
-        hidden, _ = self(batch, half=half)
+        everywhere, _ = self._run(batch, None, half)
+        hidden = self._at(everywhere, self.config.read_at)
         actions = self.tokens.scale_actions(batch.actions)
         loss = self.head.loss(hidden, actions, batch.mask)
-        return loss + final_weight * self.head.loss(hidden, actions, batch.finals()) if final_weight else loss
+        if final_weight:
+            loss = loss + final_weight * self.head.loss(hidden, actions, batch.finals())
+        return loss if self.returns is None else loss + self._return_loss(self.returns, everywhere, hidden, batch)
+
+    def predicted_returns(self, batch: Batch) -> Tensor:
+        """Predicted returns-to-go in raw units at every step of a batch, `(B, T)`; at a step, its own R is not seen."""
+        hidden, _ = self._run(batch)
+        place = self.config.layout.index("s")
+        return self.predict_return(hidden[:, place :: self.config.period])
 
     def actions(self, batch: Batch) -> Tensor:
         """Predicted actions in environment units for every step of a batch, `(B, T, A)` or `(B, T)`."""
@@ -120,8 +123,13 @@ class DecisionModel(nn.Module):
         return hidden[:, -1], state
 
     def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Actions in environment units from the stack's output `(B, D)` at an observation token."""
+        """Actions in environment units from the stack's output `(B, D)` where they are read."""
         return self.tokens.unscale_actions(self.head.act(self.norm(hidden), generator))
+
+    def predict_return(self, hidden: Tensor) -> Tensor:
+        """Returns-to-go `(...)` in raw units from the stack's output `(..., D)` at an observation token."""
+        assert self.returns is not None
+        return self.returns(self.norm(hidden)) * self.stats.return_scale
 
     def initial_state(self, batch: int) -> State:
         """The state of `batch` streams before their first token."""
@@ -137,7 +145,9 @@ class DecisionModel(nn.Module):
         Raises:
             NoNativeStep: a module has no such form.
         """
-        program = Program(self.config.layout)
+        if self.returns is not None:
+            raise NoNativeStep("the step of a model that predicts its return is not one program")
+        program = Program(self.config.layout, self.config.head_letters)
         hidden = self.stack.lower(program, self.tokens.lower(program), LAST)
         hidden = program.norm(hidden, self.norm, LAST)
         actions = self.head.lower_outputs(program, hidden) if sample else self.head.lower(program, hidden)
@@ -147,6 +157,31 @@ class DecisionModel(nn.Module):
             program.write(actions)
         used = (self.tokens, self.stack, self.norm, self.head)
         return program.finish([t for part in used for t in (*part.parameters(), *part.buffers())])
+
+    def _run(self, batch: Batch, state: State | None = None, half: torch.dtype | None = None) -> tuple[Tensor, State]:
+        """The stack's output `(B, T*M, D)`, and the state after it."""
+        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merge else (state, None)
+        tokens = self.tokens(batch, tail)
+        with torch.autocast(tokens.device.type, half) if half else nullcontext():
+            hidden, after = self.stack(tokens, mixers)
+        if self.config.merge:
+            after = MergedState(after, self.tokens.last_tail(batch))
+        return hidden.to(tokens.dtype), after
+
+    def _at(self, hidden: Tensor, place: int) -> Tensor:
+        """Hidden states `(B, T, D)` at one token of each step."""
+        return self.norm(hidden[:, place :: self.config.period])
+
+    def _return_loss(self, head: ReturnHead, everywhere: Tensor, hidden: Tensor, batch: Batch) -> Tensor:
+        """Of predicted returns and observations, from the stack's output and from where actions are read."""
+        seen = self._at(everywhere, self.config.layout.index("s"))
+        loss = head.loss(seen, batch.returns_to_go / self.stats.return_scale, batch.mask)
+        if head.state is None:
+            return loss
+        outputs = self.head.linear(hidden)
+        acted = self.head.choose(outputs) if self.head.kind == "continuous" else outputs
+        observations = self.tokens.scale_observations(batch.observations)
+        return loss + head.state_loss(hidden, acted, observations, batch.mask & ~batch.finals())
 
     def parameter_count(self) -> int:
         """Number of trained scalars."""

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 from scanrl.config import from_values
 from scanrl.nn.config import ModelConfig
-from scanrl.types import DataError
+from scanrl.types import Context, DataError
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
@@ -31,6 +31,10 @@ class Recipe:
     """Highest step size of a run. Papers take 1e-4 to 1e-3 for 100,000 updates; ours are made for a tenth of that."""
     batch_size: int = 64
     """Windows per update."""
+    top_fraction: float = 1.0
+    """Share of the training steps, those of the best episodes, that it is trained on."""
+    acting: Context = "recurrent"
+    """How its policy remembers when a run evaluates it."""
 
 
 def dt() -> Recipe:
@@ -196,6 +200,93 @@ def bc() -> Recipe:
     return Recipe(model, "Pomerleau 1991, Neural Computation 3(1)", batch_size=512)
 
 
+def bc10() -> Recipe:
+    """Behaviour cloning of the best tenth of the data: `bc` on the episodes with the highest returns.
+
+    As many of them as hold a tenth of the steps (`train.top_fraction`), at least one.
+
+    Departures: those of `bc`; training and held-out episodes are reduced to their best tenth each by themselves.
+    """
+    return replace(bc(), paper="Chen et al. 2021, arXiv 2106.01345 (10 % BC)", top_fraction=0.1)
+
+
+def _edt(pattern: str, hide: bool) -> Recipe:
+    model = ModelConfig(
+        pattern=pattern,
+        layout="sRa",
+        width=128,
+        context=20,
+        time_embedding=True,
+        heads=4,
+        returns="predicted",
+        return_weight=0.5,
+        bins_weight=0.001,
+        state_weight=1.0,
+        hide_returns=hide,
+    )
+    return Recipe(model, "Wu et al. 2023, arXiv 2307.02484", acting="elastic")
+
+
+def edt() -> Recipe:
+    """Elastic Decision Transformer: predicts its return, acts on the window that promises the highest one.
+
+    Its attention sees no return but the first of the window.
+
+    Departures: those above; width 128, 64 windows to a batch, a time table of 1000 rows (the code: 512, 256, 4096); one
+    LayerNorm more, before the first block; R is read as a number, not as the centre of one of 60 bins, and the bins go
+    from 0 to the best return of the data, not between D4RL's reference scores; the last step of a window has no next
+    observation to predict. When acting, no target is needed: returns of earlier steps stay as they were predicted when
+    those steps were acted on (the code first reads a given target less what was earned, then predicts those of the
+    whole window anew for each candidate).
+    """
+    return _edt("(attention:post mlp:post)*4", hide=True)
+
+
+def edt_mamba() -> Recipe:
+    """Elastic Decision Transformer with Mamba in the place of attention.
+
+    Departures: as `edt`; norms stand before the mixers, not behind; nothing hides the returns, since a scan has no keys
+    to be masked. Elastic acting recomputes windows from a fresh state, so that it takes as long as with attention; a
+    carried state has one start only.
+    """
+    return _edt("(mamba mlp)*4", hide=False)
+
+
+def _reinformer(pattern: str, context: int, batch: int) -> Recipe:
+    model = ModelConfig(
+        pattern=pattern,
+        layout="sRa",
+        width=128,
+        context=context,
+        head="entropy_gaussian",
+        time_embedding=True,
+        heads=8,
+        returns="predicted",
+        return_loss="relative",
+    )
+    return Recipe(model, "Zhuang et al. 2024, arXiv 2405.08740", batch_size=batch)
+
+
+def reinformer() -> Recipe:
+    """Reinformer: predicts the highest return it can expect, and acts conditioned on it.
+
+    Departures: those above; width 128, a time table of 1000 rows (the code: 256, 4096); AdamW for LAMB, also for the
+    entropy's temperature, which has an optimiser of its own in the code; one LayerNorm more, before the first block; no
+    idle state head. Acts with carried keys and values of the last 5 steps (`context=5` recomputes the window, as the
+    code does).
+    """
+    return _reinformer("(attention:post mlp:post)*4", 5, 128)
+
+
+def reinformer_mamba() -> Recipe:
+    """Reinformer with Mamba in the place of attention.
+
+    Departures: as `reinformer`; norms stand before the mixers, not behind; windows of 64 steps, 16 to a batch, so that
+    the state can be carried.
+    """
+    return _reinformer("(mamba mlp)*4", METAMAMBA_WINDOW, LINEAR_BATCH)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "dt": dt,
     "dm": dm,
@@ -209,6 +300,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "dmm-dl": dmm_dl,
     "dmm26": dmm26,
     "bc": bc,
+    "bc10": bc10,
+    "edt": edt,
+    "edt-mamba": edt_mamba,
+    "reinformer": reinformer,
+    "reinformer-mamba": reinformer_mamba,
 }
 
 

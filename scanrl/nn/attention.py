@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from scanrl.kernels import linear
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.mixer import Mixer, State
-from scanrl.nn.program import ALL, Program, Register
+from scanrl.nn.program import ALL, NoNativeStep, Program, Register
 
 __all__ = ["Attention", "AttentionState"]
 
 
 class AttentionState(NamedTuple):
-    """The last `W - 1` keys and values, newest last, and how many of them are real."""
+    """The last `W - 1` keys and values, newest last, and how many tokens there have been: the rest is not real."""
 
     keys: Tensor  # (B, H, W-1, D/H)
     values: Tensor  # (B, H, W-1, D/H)
@@ -30,9 +30,11 @@ class AttentionState(NamedTuple):
 class Attention(Mixer):
     """Multi-head self-attention: token `t` sees tokens `t-W+1 .. t`, where `W = context * M` (one training window).
 
-    Within one training window this is plain causal attention; the window only bounds the cache when acting.
+    Within one training window this is plain causal attention; the window only bounds the cache when acting. With
+    `hide_returns` no token sees an R, its own included, but the first one of its window.
 
     Reference: Vaswani et al. 2017, arXiv 1706.03762; in GPT-2's form as used by Chen et al. 2021, arXiv 2106.01345.
+    Hidden returns: Wu et al. 2023 (Elastic Decision Transformer), arXiv 2307.02484.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -40,6 +42,8 @@ class Attention(Mixer):
         self.heads = config.heads
         self.window = config.context * config.period
         self.dropout_rate = config.dropout
+        self.period = config.period
+        self.hidden_place = config.layout.index("R") if config.hide_returns and "R" in config.layout else None
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -48,7 +52,7 @@ class Attention(Mixer):
         length = x.shape[1]
         q, k, v = self._project(x)
         if state is None and length <= self.window:
-            y = self._attend(q, k, v, None)
+            y = self._attend(q, k, v, None if self.hidden_place is None else self._mask_of_window(length))
             return self._merge(y), self._remember(k, v, torch.zeros_like(x[:, 0, 0], dtype=torch.int64))
         cache = cast(AttentionState, self.initial_state(len(x)) if state is None else state)
         k, v = torch.cat([cache.keys.to(k.dtype), k], 2), torch.cat([cache.values.to(v.dtype), v], 2)
@@ -65,6 +69,8 @@ class Attention(Mixer):
         return AttentionState(empty, empty, torch.zeros(batch, dtype=torch.int64, device=weight.device))
 
     def lower(self, program: Program, x: Register, rows: int) -> Register:
+        if self.hidden_place is not None:
+            raise NoNativeStep("attention that hides returns has no native step")
         head = len(self.out.weight) // self.heads
         width = program.padded(head)
 
@@ -100,9 +106,23 @@ class Attention(Mixer):
         """`(B, 1, L, W-1+L)`: true where query `i` may see cache slot or token `j`."""
         memory = self.window - 1
         j = torch.arange(memory + length, device=count.device)
-        behind = torch.arange(length, device=count.device)[:, None] + memory - j  # tokens between key and query
+        i = torch.arange(length, device=count.device)[:, None]
+        behind = i + memory - j  # tokens between key and query
         real = j >= memory - count[:, None]
-        return ((behind >= 0) & (behind < self.window) & real[:, None])[:, None]
+        seen = (behind >= 0) & (behind < self.window) & real[:, None]
+        if self.hidden_place is not None:
+            seen = seen & self._not_hidden(count[:, None, None] + i, count[:, None, None] + j - memory)
+        return seen[:, None]
+
+    def _mask_of_window(self, length: int) -> Tensor:
+        """`(L, L)`: the same for a window from its start."""
+        j = torch.arange(length, device=self.out.weight.device)
+        return (j <= j[:, None]) & self._not_hidden(j[:, None], j)
+
+    def _not_hidden(self, query: Tensor, key: Tensor) -> Tensor:
+        """True where the key is no R, or the first one of the query's window; both by their number in the stream."""
+        first = (query - self.window + 1).clamp(min=0)
+        return (key % self.period != self.hidden_place) | (key - first < self.period)
 
     def _remember(self, k: Tensor, v: Tensor, count: Tensor, length: int | None = None) -> AttentionState:
         memory = self.window - 1
@@ -110,4 +130,4 @@ class Attention(Mixer):
         if k.shape[2] < memory:  # a first chunk shorter than the cache
             k, v = (F.pad(t, (0, 0, memory - t.shape[2], 0)) for t in (k, v))
         start = k.shape[2] - memory
-        return AttentionState(k[:, :, start:], v[:, :, start:], (count + new).clamp(max=memory))
+        return AttentionState(k[:, :, start:], v[:, :, start:], count + new)

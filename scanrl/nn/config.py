@@ -19,15 +19,19 @@ __all__ = [
     "InnerMixer",
     "ModelConfig",
     "PlannerTokens",
+    "ReturnLoss",
+    "ReturnSource",
     "SubgoalTargets",
 ]
 
 Activation = Literal["relu", "gelu", "silu"]
-HeadName = Literal["auto", "regression", "categorical", "gaussian"]
+HeadName = Literal["auto", "regression", "categorical", "gaussian", "entropy_gaussian"]
 InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
 SubgoalTargets = Literal["all", "rewarded", "none"]
 PlannerTokens = Literal["merged", "separate"]
 DtInit = Literal["official", "gpt2_reset"]
+ReturnSource = Literal["given", "predicted"]
+ReturnLoss = Literal["scaled", "relative"]
 
 LOCAL_MIXERS = ("conv", "modal_conv", "dense", "modal_linear")
 
@@ -40,9 +44,11 @@ class ModelConfig:
     """The stack: names from MIXERS, repeats as `(...)*3`; `mamba:none` drops the residual, `mamba:post` adds the
     normalised input instead of the raw one."""
     layout: str = "Rsa"
-    """Order of the tokens of one step: R return-to-go, s observation, a action, r reward."""
+    """Order of the tokens of one step: R return-to-go, s observation, a action, r reward. The action is read at s, or
+    at an R right behind it."""
     merge: bool = False
-    """One token per step: the embeddings of what follows s in the last step and of this one's up to s, added up."""
+    """One token per step: the embeddings of this one's letters up to where the action is read, and of those that
+    follow in the last step, added up."""
     width: int = 64
     """Model width D."""
     context: int = 8
@@ -106,6 +112,23 @@ class ModelConfig:
     """The stack that reads the long history, in the form of `pattern`."""
     planner_tokens: PlannerTokens = "merged"
     """Reward sum, episode flag and observation as one token per segment (merged) or as three."""
+    returns: ReturnSource = "given"
+    """Where the return-to-go comes from when acting: given (a target, less what was earned), or predicted by the model
+    at s, so that nobody has to choose a target; R then stands right behind s."""
+    expectile: float = 0.99
+    """Which expectile of the return-to-go is predicted: 0.5 is the mean, towards 1 the best that the data show."""
+    return_loss: ReturnLoss = "scaled"
+    """Errors of the predicted return in units of the return scale, or relative to the batch's mean |R|."""
+    return_weight: float = 1.0
+    """Weight of the expectile loss beside the action loss."""
+    return_bins: int = 60
+    """Classes of the return-to-go, equal bins from 0 to the best return of the data, where bins_weight is above 0."""
+    bins_weight: float = 0.0
+    """Weight of the cross-entropy over those classes; 0 leaves that head out."""
+    state_weight: float = 0.0
+    """Weight of the squared error of the predicted next observation (standardised); 0 leaves that head out."""
+    hide_returns: bool = False
+    """Attention does not see R tokens but the first of its window; later ones act at their own place alone."""
     reference_extras: bool = False
     """Carry parameters of the released code that no output depends on, so that parameter counts match it."""
 
@@ -122,6 +145,7 @@ class ModelConfig:
             "subgoal_size",
             "head_size",
             "gloma_steps",
+            "return_bins",
         ):
             if getattr(self, name) < 1:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
@@ -136,6 +160,18 @@ class ModelConfig:
         if not set(self.layout[: self.layout.index("s")]) <= {"R"}:
             # An action or reward before the observation would be this step's: unknown when the policy acts.
             raise DataError(f"model.layout: expected only R before s, got {self.layout!r}")
+        if self.returns == "predicted" and "sR" not in self.layout:
+            raise DataError(f"model.layout: expected R right behind s where returns are predicted, got {self.layout!r}")
+        if self.merge and (self.returns == "predicted" or self.hide_returns):
+            raise DataError("model.merge: expected false where returns are predicted or hidden, got true")
+        if not 0.0 < self.expectile < 1.0:
+            raise DataError(f"model.expectile: expected a value in (0, 1), got {self.expectile}")
+        for name in ("return_weight", "bins_weight", "state_weight"):
+            if getattr(self, name) < 0:
+                raise DataError(f"model.{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("bins_weight", "state_weight"):
+            if self.returns == "given" and getattr(self, name):
+                raise DataError(f"model.{name}: expected 0 where returns are given, got {getattr(self, name)}")
         if self.width % self.heads:
             raise DataError(f"model.heads: expected a divisor of the width {self.width}, got {self.heads}")
 
@@ -145,9 +181,20 @@ class ModelConfig:
         return 1 if self.merge else len(self.layout)
 
     @property
-    def observation_place(self) -> int:
-        """Place in the step of the token at which the action is read."""
-        return 0 if self.merge else self.layout.index("s")
+    def head_letters(self) -> int:
+        """Letters of the layout that are known before acting: up to s, and an R right behind it."""
+        seen = self.layout.index("s") + 1
+        return seen + (self.layout[seen : seen + 1] == "R")
+
+    @property
+    def read_at(self) -> int:
+        """Place in the step of the token at which the action is read: the last that is known before acting."""
+        return 0 if self.merge else self.head_letters - 1
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether a return has to be asked for when acting."""
+        return "R" in self.layout and self.returns == "given"
 
     @property
     def inner_width(self) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from scanrl.nn.program import LAST, NoNativeStep, Program, Register
 
-__all__ = ["CategoricalHead", "GaussianHead", "Head", "RegressionHead", "masked_mean"]
+__all__ = ["CategoricalHead", "GaussianHead", "Head", "RegressionHead", "draw_normal", "masked_mean"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -22,6 +22,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     weight = mask.to(values.dtype).view(*mask.shape, *(1,) * (values.ndim - mask.ndim))
     entries = mask.sum() * (values.numel() // mask.numel() if mask.numel() else 1)
     return (values * weight).sum() / entries.clamp(min=1)
+
+
+def draw_normal(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws from Gaussians around `mean`, cut to [-1, 1], the range of scaled actions."""
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return (mean + std * noise).clamp(-1.0, 1.0)
 
 
 class Head(nn.Module, ABC):
@@ -120,10 +126,7 @@ class GaussianHead(Head):
 
     def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean, log_std = self._moments(outputs)
-        if generator is None:
-            return mean
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
+        return mean if generator is None else draw_normal(mean, log_std.exp(), generator)
 
     def lower(self, program: Program, hidden: Register) -> Register:
         actions = self.lower_outputs(program, hidden)

@@ -2,7 +2,7 @@
 
 Every module has a `lower` beside its `forward`: given the register that holds its input it appends what computes its
 output and returns the register that holds that. A register is a place in the row of a token; an instruction works on
-the rows of all tokens of the step (`ALL`), of the observation tokens only (`LAST`), or of one place of the layout
+the rows of all tokens of the step (`ALL`), of those at which the action is read (`LAST`), or of one place of the layout
 (`at`). `csrc/step.h` says what each instruction does.
 """
 
@@ -52,11 +52,11 @@ class Program:
 
     Args:
         layout: letters of the tokens of one step.
+        head: how many of them are known before acting; the action is read at the last of these.
     """
 
-    def __init__(self, layout: str) -> None:
-        self.layout = layout
-        self.head = layout.index("s") + 1
+    def __init__(self, layout: str, head: int) -> None:
+        self.layout, self.head = layout, head
         self._lanes = native.isa().lanes
         self._ops = native.module().step_ops()
         self._panel = native.module().panel

@@ -24,8 +24,9 @@ __all__ = ["Tokens"]
 class Tokens(nn.Module):
     """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
 
-    With `merge` a step is one token: the embeddings of its head (up to `s`) and of the tail of the step before (what
-    follows `s`) added up, which is one linear map of both side by side. The first step of a window has no tail.
+    With `merge` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of the
+    step before (what follows) added up, which is one linear map of both side by side. The first step of a window has no
+    tail.
 
     Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
     their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved as `stats.json`.
@@ -36,7 +37,7 @@ class Tokens(nn.Module):
     def __init__(self, config: ModelConfig, spec: Spec, stats: Stats) -> None:
         super().__init__()
         self.layout, self.max_length, self.spec = config.layout, config.max_length, spec
-        self.merge, self.head = config.merge, config.layout.index("s") + 1
+        self.merge, self.head = config.merge, config.head_letters
         width, discrete = config.width, spec.action_kind == "discrete"
         sizes = {"R": 1, "s": spec.observation_size, "a": spec.action_size, "r": 1}
         self.embeddings = nn.ModuleDict(
@@ -89,6 +90,10 @@ class Tokens(nn.Module):
     def embed(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
         """One token `(B, D)` for raw `values` `(B, ...)` of a letter at `timesteps` `(B,)`, as `forward` makes it."""
         return self.dropout(self.norm(self._raw(letter, values, timesteps)))
+
+    def scale_observations(self, observations: Tensor) -> Tensor:
+        """Raw observations `(B, T, *O)` standardised, entries along one axis: `(B, T, O)`."""
+        return (observations.reshape(*observations.shape[:2], -1) - self.observation_mean) / self.observation_std
 
     def scale_actions(self, actions: Tensor) -> Tensor:
         """Environment units to the head's: [-1, 1] for continuous actions, integers unchanged."""

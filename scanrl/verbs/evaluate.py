@@ -21,7 +21,7 @@ def evaluate(
     episodes: int = EPISODES,
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
     sweep_targets: bool = False,
-    context: int | Literal["recurrent"] = "recurrent",
+    context: int | Literal["recurrent", "elastic"] = "recurrent",
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
     save: Path | None = None,
@@ -35,7 +35,8 @@ def evaluate(
         episodes: episodes per target return.
         target_return: returns to ask for, raw units; auto is the best return of the training data.
         sweep_targets: ask for the data's mean return, its best, and two in between instead.
-        context: recurrent, or the number of steps whose window is recomputed at every step.
+        context: recurrent, or the number of steps whose window is recomputed at every step, or elastic, for a model
+            that predicts its return: the window whose predicted return is highest.
         seed: decides the initial state of each episode.
         num_envs: environments stepped side by side.
         save: also write the episodes as a store into this folder.

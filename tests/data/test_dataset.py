@@ -225,6 +225,17 @@ def test_a_split_shares_no_episode_loses_none_and_repeats(make_dataset, count, f
     assert equal(train, again)
 
 
+def test_the_best_are_the_highest_returns_that_fit_into_a_share_of_the_steps(make_dataset):
+    dataset = make_dataset((4, 2, 3, 1, 10))
+    dataset.rewards[:] = np.repeat([5, 30, 20, 100, 1], dataset.lengths) / np.repeat(dataset.lengths, dataset.lengths)
+    # Returns 5, 30, 20, 100, 1; by return episodes 3, 1, 2, 0, 4 with 1, 3, 6, 10, 20 of 20 steps.
+    for fraction, expected in [(0.0, [1]), (0.1, [1]), (0.15, [2, 1]), (0.49, [2, 3, 1]), (0.5, [4, 2, 3, 1])]:
+        assert dataset.best(fraction).lengths.tolist() == expected, fraction
+    assert dataset.best(1.0) is dataset
+    with pytest.raises(ValueError, match=r"^fraction: expected a number from 0 to 1, got 2$"):
+        dataset.best(2)
+
+
 def test_one_episode_cannot_be_split(make_dataset):
     with pytest.raises(DataError, match=r"^toy: expected at least 2 episodes to split, got 1$"):
         make_dataset((3,)).split(0.5, 0)

@@ -22,7 +22,7 @@ from scanrl.models.recipes import RECIPES, recipe
 from scanrl.nn import HEADS, MIXERS, Mixer, ModelConfig
 from scanrl.nn.config import InnerMixer
 from scanrl.policy import Policy
-from scanrl.streams import CarriedStreams, NativeStreams, Step, Streams, step_choice
+from scanrl.streams import CarriedStreams, NativeStreams, Step, Streams, begin, step_choice
 from scanrl.types import DataError, Spec
 from tests.conftest import BOX, CHOICE, make_stats
 
@@ -33,7 +33,11 @@ TOLERANCE = 1e-6  # of the largest action, or of 1, the range of the heads
 INNER: tuple[InnerMixer, ...] = ("conv4", "none", "conv", "modal_conv", "dense", "modal_linear")
 IN_TORCH = ("mamba2", "s4d", "gloma", "gloma_shifted")  # mixers without a native form
 NATIVE = [name for name in MIXERS if name not in IN_TORCH]
-NATIVE_RECIPES = [name for name in RECIPES if not re.search("mamba2|s4d|gloma", recipe(name).model.pattern)]
+NATIVE_RECIPES = [
+    name
+    for name in RECIPES
+    if not re.search("mamba2|s4d|gloma", recipe(name).model.pattern) and recipe(name).model.returns == "given"
+]
 EVERYTHING = " ".join(NATIVE)
 SMALL = ModelConfig(
     EVERYTHING, width=12, context=4, heads=2, window=5, state_size=3, mlp_ratio=2, time_embedding=True, max_length=9
@@ -112,6 +116,22 @@ def test_every_recipe_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", NATIVE_RECIPES)
 def test_every_recipe_small_in_every_instruction_set(isa: str, name: str) -> None:
     compare(model_of(replace(recipe(name).model, width=16, context=4, state_size=4)), streams=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layout": "sRa", "returns": "predicted"}, "predicts its return"),
+        ({"pattern": "attention", "hide_returns": True}, "hides returns"),
+    ],
+)
+def test_what_has_no_native_step_is_stepped_in_torch_as_a_whole_with_a_reason(changes: dict, reason: str) -> None:
+    model = model_of(replace(SMALL, **changes))
+    choice = step_choice(model)
+    assert (choice.impl, reason in choice.reason) == ("reference", True)
+    assert isinstance(begin(model, 2, "recurrent"), CarriedStreams)
+    with pytest.raises(RuntimeError, match=reason):
+        begin(model, 2, "recurrent", impl="native")
 
 
 @pytest.mark.parametrize("layout", ["Rsa", "sar", "sa", "s", "Rs", "sRa", "Rsar", "saRr"])

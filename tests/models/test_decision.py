@@ -20,6 +20,7 @@ from scanrl.types import DataError
 from tests.conftest import BOX, CHOICE, make_batch, make_dataset, make_stats
 
 every_recipe = pytest.mark.parametrize("name", list(RECIPES))
+PREDICTING = [name for name in RECIPES if recipe(name).model.returns == "predicted"]
 
 
 def build(name: str, spec=BOX, **changes) -> DecisionModel:
@@ -49,7 +50,7 @@ def test_padding_changes_neither_loss_nor_gradient(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@every_recipe
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in PREDICTING])
 def test_loss_is_the_mean_over_valid_entries_only(name: str) -> None:
     model, batch = build(name), make_batch(BOX, 3, 5)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
@@ -59,8 +60,66 @@ def test_loss_is_the_mean_over_valid_entries_only(name: str) -> None:
         torch.testing.assert_close(model.loss(batch), error[mask].mean())
 
 
-def test_a_batch_without_a_valid_entry_has_no_loss_and_no_gradient() -> None:
-    model, batch = build("dmm-dc"), make_batch(BOX, 2, 4)
+@pytest.mark.parametrize("spec", [BOX, CHOICE], ids=["continuous", "discrete"])
+def test_the_loss_of_a_model_that_predicts_its_return_is_the_weighted_sum_of_four(spec) -> None:
+    weights = {"return_weight": 0.3, "bins_weight": 0.7, "state_weight": 1.9, "return_bins": 7}
+    model, batch = build("edt", spec, **weights, expectile=0.8).eval(), make_batch(spec, 3, 5)
+    batch = batch._replace(mask=torch.arange(5) < torch.tensor([[3], [5], [1]]))
+    valid, returns = batch.mask, model.returns
+    assert returns is not None
+    with torch.no_grad():
+        hidden = model.norm(model.stack(model.tokens(batch))[0]).unflatten(1, (5, 3))  # s, R, a of every step
+        scaled = batch.returns_to_go / 10
+        error = (scaled - returns.value(hidden[:, :, 0])[..., 0])[valid]
+        value = torch.where(error > 0, 0.8, 0.2) * error**2
+        outputs = model.head.linear(hidden[:, :, 1])[valid]
+        classes = (scaled[valid] / (25 / 10) * 7).floor().clamp(0, 6).long()  # the best return of `make_stats` is 25
+        bins = returns.bins(hidden[:, :, 0])[valid].log_softmax(-1)  # type: ignore[misc]
+        told = outputs.tanh() if spec is BOX else outputs
+        if spec is BOX:
+            action = (told - model.tokens.scale_actions(batch.actions)[valid]) ** 2
+        else:
+            action = -outputs.log_softmax(-1)[range(len(outputs)), batch.actions[valid]]
+        everywhere = torch.zeros(*valid.shape, told.shape[-1]).masked_scatter(valid[..., None], told)
+        seen = (batch.observations - model.tokens.observation_mean) / model.tokens.observation_std
+        followed = valid[:, 1:]
+        state = returns.state(torch.cat([hidden[:, :, 1], everywhere], -1))[:, :-1]  # type: ignore[misc]
+        state = (state - seen[:, 1:])[followed] ** 2
+        chosen = bins[range(len(bins)), classes]
+        expected = action.mean() + 0.3 * value.mean() - 0.7 * chosen.mean() + 1.9 * state.mean()
+        torch.testing.assert_close(model.loss(batch), expected)
+
+
+def test_relative_errors_of_the_return_are_divided_by_its_mean_size() -> None:
+    model, batch = build("reinformer"), make_batch(BOX, 3, 5)
+    other = DecisionModel(replace(model.config, return_loss="scaled"), BOX, make_stats(BOX))
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        losses = []
+        for one in (model, other):
+            action = one.head.loss(one(batch)[0], one.tokens.scale_actions(batch.actions), batch.mask)
+            losses.append(one.loss(batch) - action)
+        torch.testing.assert_close(losses[0], losses[1] / (batch.returns_to_go / 10).abs().mean() ** 2)
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_a_predicted_return_sees_no_return_of_its_own_step_and_the_action_does(name: str) -> None:
+    model, batch = build(name).eval(), make_batch(BOX, 2, 6)
+    with torch.no_grad():
+        returns, actions = model.predicted_returns(batch), model.actions(batch)
+        changed = batch._replace(returns_to_go=batch.returns_to_go.clone())
+        changed.returns_to_go[:, 3] += 20
+        assert torch.equal(model.predicted_returns(changed)[:, :4], returns[:, :4])
+        assert not torch.equal(model.actions(changed)[:, 3], actions[:, 3])
+        # In raw units: a weight of 0 leaves the bias, times the return scale of 10.
+        model.returns.value.weight.zero_()  # type: ignore[union-attr]
+        model.returns.value.bias.fill_(2.5)  # type: ignore[union-attr]
+        torch.testing.assert_close(model.predicted_returns(batch), torch.full((2, 6), 25.0))
+
+
+@pytest.mark.parametrize("name", ["dmm-dc", *PREDICTING])
+def test_a_batch_without_a_valid_entry_has_no_loss_and_no_gradient(name: str) -> None:
+    model, batch = build(name), make_batch(BOX, 2, 4)
     loss = model.loss(batch._replace(mask=torch.zeros(2, 4, dtype=torch.bool)))
     loss.backward()
     assert loss == 0
@@ -227,6 +286,11 @@ def test_a_head_that_does_not_serve_the_actions_is_refused() -> None:
         ({"heads": 3}, "expected a divisor of the width"),
         ({"dropout": 1.0}, "expected a value in"),
         ({"window": 0}, "expected at least 1"),
+        ({"returns": "predicted"}, "model.layout: expected R right behind s where returns are predicted, got 'Rsa'"),
+        ({"expectile": 1.0}, r"model.expectile: expected a value in \(0, 1\), got 1.0"),
+        ({"return_weight": -1.0}, "model.return_weight: expected at least 0"),
+        ({"return_bins": 0}, "model.return_bins: expected at least 1"),
+        ({"state_weight": 1.0}, "model.state_weight: expected 0 where returns are given"),
     ],
 )
 def test_impossible_networks_are_refused(changes: dict, message: str) -> None:

@@ -39,6 +39,7 @@ def described(config: ModelConfig) -> str:
 
 CASES = [(name, CONFIG) for name in MIXERS]
 CASES += [("mamba", replace(CONFIG, inner_mixer=inner)) for inner in INNER]
+CASES += [("attention", replace(CONFIG, layout="sRa", hide_returns=True))]
 CASES += [("modal_conv", replace(CONFIG, layout="sar")), ("attention", replace(CONFIG, context=1, layout="s"))]
 CASES += [("mamba", replace(CONFIG, inner_activation="gelu")), ("s4d", replace(CONFIG, s4d_init="real"))]
 CASES += [("gloma", replace(CONFIG, **changes)) for changes in GLOMA]
@@ -228,6 +229,22 @@ def test_attention_sees_one_training_window_and_no_more() -> None:
     assert not torch.equal(changed[:, 20], y[:, 20])
 
 
+@pytest.mark.parametrize("layout", ["sRa", "Rsa"])
+def test_attention_that_hides_returns_sees_the_first_of_its_window_only(layout: str) -> None:
+    mixer, x = build("attention", replace(CONFIG, layout=layout, hide_returns=True)), tokens(30)  # window 12 tokens
+    y, _ = mixer(x)
+    for token in range(30):
+        changed = x.clone()
+        changed[:, token] += 1.0
+        seen = ((mixer(changed)[0] - y).abs().amax((0, 2)) > 1e-12).nonzero()[:, 0].tolist()
+        expected = set(range(token, min(token + 12, 30)))
+        if layout[token % 3] == "R":
+            first = {q: min(k for k in range(max(0, q - 11), q + 4) if layout[k % 3] == "R") for q in range(30)}
+            # Its own output changes all the same: the query is made of it.
+            expected = {q for q in expected if first[q] == token} | {token}
+        assert set(seen) == expected, token
+
+
 def test_mamba_step_sizes_start_as_configured() -> None:
     official = MIXERS["mamba"](replace(CONFIG, width=64))
     dt = torch.nn.functional.softplus(official.dt_proj.bias)  # type: ignore[attr-defined]
@@ -274,6 +291,17 @@ def test_residual_marks_do_what_they_say() -> None:
         normed = stack.norms[0](x)
         base = {"pre": x, "post": normed, "none": torch.zeros_like(x)}[residual]
         torch.testing.assert_close(stack(x)[0], base + stack.mixers[0](normed)[0])
+
+
+def test_blocks_marked_post_are_those_that_normalise_behind_the_residual() -> None:
+    """`y <- LN(y + f(y))`, as in the transformer's first form, behind one norm more at the start."""
+    torch.manual_seed(0)
+    stack = Stack(replace(CONFIG, pattern="(attention:post mlp:post)*2"), MIXERS).double().eval()
+    x, last = tokens(7), torch.nn.LayerNorm(8).double()
+    y = stack.norms[0](x)
+    for mixer, norm in zip(stack.mixers, [*stack.norms[1:], last], strict=True):
+        y = norm(y + mixer(y)[0])
+    torch.testing.assert_close(last(stack(x)[0]), y, rtol=1e-10, atol=1e-10)
 
 
 def test_shared_norms_are_one_module_per_place() -> None:
