@@ -115,7 +115,7 @@ class DecisionModel(nn.Module):
         Returns:
             The stack's output `(B, D)` at the last of the tokens, and the state after it.
         """
-        if self.config.merge:
+        if self.config.merged:
             return self._feed_merged(tokens, timesteps, cast(MergedState, state))
         # As one chunk: two tokens cost little more than one, since what costs is the number of calls.
         chunk = torch.stack([self.tokens.embed(letter, values, timesteps) for letter, values in tokens], 1)
@@ -135,7 +135,7 @@ class DecisionModel(nn.Module):
         """The state of `batch` streams before their first token."""
         mixers = self.stack.initial_state(batch)
         weight = self.norm.weight
-        return MergedState(mixers, weight.new_zeros(batch, len(weight))) if self.config.merge else mixers
+        return MergedState(mixers, weight.new_zeros(batch, len(weight))) if self.config.merged else mixers
 
     def lower(self, *, sample: bool = False) -> Code:
         """One step of a policy for the C kernels: `feed` of the tail and the head, then `decide`.
@@ -160,11 +160,11 @@ class DecisionModel(nn.Module):
 
     def _run(self, batch: Batch, state: State | None = None, half: torch.dtype | None = None) -> tuple[Tensor, State]:
         """The stack's output `(B, T*M, D)`, and the state after it."""
-        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merge else (state, None)
+        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merged else (state, None)
         tokens = self.tokens(batch, tail)
         with torch.autocast(tokens.device.type, half) if half else nullcontext():
             hidden, after = self.stack(tokens, mixers)
-        if self.config.merge:
+        if self.config.merged:
             after = MergedState(after, self.tokens.last_tail(batch))
         return hidden.to(tokens.dtype), after
 
@@ -194,7 +194,7 @@ class DecisionModel(nn.Module):
         total = state.tail + self.tokens.summed(tokens, timesteps)
         if all(letter != "s" for letter, _ in tokens):
             return total, MergedState(state.mixers, total)
-        hidden, mixers = self.stack.step(self.tokens.merged(total), state.mixers)
+        hidden, mixers = self.stack.step(self.tokens.merge(total, timesteps), state.mixers)
         return hidden, MergedState(mixers, torch.zeros_like(total))
 
 

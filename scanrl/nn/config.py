@@ -46,9 +46,9 @@ class ModelConfig:
     layout: str = "Rsa"
     """Order of the tokens of one step: R return-to-go, s observation, a action, r reward. The action is read at s, or
     at an R right behind it."""
-    merge: bool = False
+    merged: bool = False
     """One token per step: the embeddings of this one's letters up to where the action is read, and of those that
-    follow in the last step, added up."""
+    follow in the last step, added up, with a mark where an episode begins."""
     width: int = 64
     """Model width D."""
     context: int = 8
@@ -149,8 +149,8 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.merge and self.subgoal_steps:
-            raise DataError("model.merge: expected false beside sub-goals, got true")
+        if self.merged and self.subgoal_steps:
+            raise DataError("model.merged: expected false beside sub-goals, got true")
         if self.subgoal_steps < 0:
             raise DataError(f"model.subgoal_steps: expected at least 0, got {self.subgoal_steps}")
         if not 0.0 <= self.dropout < 1.0:
@@ -162,7 +162,7 @@ class ModelConfig:
             raise DataError(f"model.layout: expected only R before s, got {self.layout!r}")
         if self.returns == "predicted" and "sR" not in self.layout:
             raise DataError(f"model.layout: expected R right behind s where returns are predicted, got {self.layout!r}")
-        if self.merge and (self.returns == "predicted" or self.hide_returns):
+        if self.merged and (self.returns == "predicted" or self.hide_returns):
             raise DataError("model.merge: expected false where returns are predicted or hidden, got true")
         if not 0.0 < self.expectile < 1.0:
             raise DataError(f"model.expectile: expected a value in (0, 1), got {self.expectile}")
@@ -178,7 +178,7 @@ class ModelConfig:
     @property
     def period(self) -> int:
         """Tokens per environment step, M."""
-        return 1 if self.merge else len(self.layout)
+        return 1 if self.merged else len(self.layout)
 
     @property
     def head_letters(self) -> int:
@@ -189,7 +189,7 @@ class ModelConfig:
     @property
     def read_at(self) -> int:
         """Place in the step of the token at which the action is read: the last that is known before acting."""
-        return 0 if self.merge else self.head_letters - 1
+        return 0 if self.merged else self.head_letters - 1
 
     @property
     def takes_target(self) -> bool:

@@ -24,9 +24,9 @@ __all__ = ["Tokens"]
 class Tokens(nn.Module):
     """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
 
-    With `merge` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of the
-    step before (what follows) added up, which is one linear map of both side by side. The first step of a window has no
-    tail.
+    With `merged` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of the
+    step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
+    begins. The first step of a window has no tail.
 
     Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
     their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved as `stats.json`.
@@ -37,7 +37,7 @@ class Tokens(nn.Module):
     def __init__(self, config: ModelConfig, spec: Spec, stats: Stats) -> None:
         super().__init__()
         self.layout, self.max_length, self.spec = config.layout, config.max_length, spec
-        self.merge, self.head = config.merge, config.head_letters
+        self.head = config.head_letters
         width, discrete = config.width, spec.action_kind == "discrete"
         sizes = {"R": 1, "s": spec.observation_size, "a": spec.action_size, "r": 1}
         self.embeddings = nn.ModuleDict(
@@ -47,6 +47,7 @@ class Tokens(nn.Module):
                 for x in config.layout
             }
         )
+        self.begins = nn.Embedding(1, width) if config.merged else None
         self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
@@ -66,10 +67,10 @@ class Tokens(nn.Module):
         """
         columns = {"R": batch.returns_to_go, "s": batch.observations, "a": batch.actions, "r": batch.rewards}
         tokens = [self._raw(letter, columns[letter], batch.timesteps) for letter in self.layout]
-        if self.merge:
+        if self.begins is not None:
             heads, tails = sum(tokens[: self.head]), sum(tokens[self.head :], torch.zeros_like(tokens[0]))
             first = torch.zeros_like(tails[:, :1]) if tail is None else tail[:, None]
-            tokens = [heads + torch.cat([first, tails[:, :-1]], 1)]
+            return self.merge(heads + torch.cat([first, tails[:, :-1]], 1), batch.timesteps)
         return self.dropout(self.norm(torch.stack(tokens, 2).flatten(1, 2)))
 
     def last_tail(self, batch: Batch) -> Tensor:
@@ -83,9 +84,10 @@ class Tokens(nn.Module):
         nothing = self.norm.weight.new_zeros(len(timesteps), len(self.norm.weight))
         return sum((self._raw(letter, values, timesteps) for letter, values in tokens), nothing)
 
-    def merged(self, total: Tensor) -> Tensor:
-        """The merged token `(B, D)` of a step from the sum of its parts."""
-        return self.dropout(self.norm(total))
+    def merge(self, total: Tensor, timesteps: Tensor) -> Tensor:
+        """Merged tokens `(..., D)` of steps at `timesteps` `(...)` from the sums of their parts; 0 gets the mark."""
+        assert self.begins is not None
+        return self.dropout(self.norm(total + self.begins.weight[0] * (timesteps == 0)[..., None]))
 
     def embed(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
         """One token `(B, D)` for raw `values` `(B, ...)` of a letter at `timesteps` `(B,)`, as `forward` makes it."""
@@ -109,7 +111,7 @@ class Tokens(nn.Module):
 
     def lower(self, program: Program) -> Register:
         """Appends `embed` for all tokens of a step to the program; `NoNativeStep` for merged ones."""
-        if self.merge:
+        if self.begins is not None:
             raise NoNativeStep("merged tokens have no native step")
         x = program.register(len(self.norm.weight))
         with program.temporary():

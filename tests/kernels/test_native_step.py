@@ -416,7 +416,7 @@ def test_mixers_without_a_native_step_say_so(mixer: str) -> None:
 
 
 def test_merged_tokens_step_in_torch() -> None:
-    assert step_choice(model_of(replace(SMALL, merge=True)))[:2] == ("reference", "merged tokens have no native step")
+    assert step_choice(model_of(replace(SMALL, merged=True)))[:2] == ("reference", "merged tokens have no native step")
 
 
 def test_a_mixer_shared_by_all_layers_keeps_a_state_for_each() -> None:

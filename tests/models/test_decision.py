@@ -182,14 +182,21 @@ def test_a_merged_token_is_a_linear_map_of_everything_known_at_the_step() -> Non
     parts = torch.cat([batch.returns_to_go[..., None] / 10, observations, actions.roll(1, 1)], -1)
     names = ("return_to_go", "observation", "action")
     weight, bias = torch.cat([embed[n].weight for n in names], 1), sum(embed[n].bias for n in names)
-    found = tokens(batch)
+    found = tokens(batch._replace(timesteps=batch.timesteps + 7))
     torch.testing.assert_close(found[:, 1:], tokens.norm(parts @ weight.T + bias)[:, 1:])
     alone = parts[:, 0, :6] @ weight[:, :6].T + embed["return_to_go"].bias + embed["observation"].bias
     torch.testing.assert_close(found[:, 0], tokens.norm(alone))
     assert found.shape == (2, 4, 16)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("dmm-dc", {}), ("mambadm", {}), ("ds4", {}), ("dm", {"merge": True})])
+def test_a_merged_token_is_marked_where_an_episode_begins_and_nowhere_else() -> None:
+    tokens, batch = build("ds4").tokens, make_batch(BOX, 2, 4)
+    later = tokens(batch._replace(timesteps=batch.timesteps + 7))
+    assert torch.equal(tokens(batch)[:, 1:], later[:, 1:])
+    assert (tokens(batch)[:, 0] - later[:, 0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("name", "changes"), [("dmm-dc", {}), ("mambadm", {}), ("ds4", {}), ("dm", {"merged": True})])
 def test_chunks_with_the_state_carried_equal_the_whole(name: str, changes: dict) -> None:
     model, batch = build(name, **changes).double().eval(), make_batch(BOX, 2, 9, dtype=torch.float64)
     whole, _ = model(batch)

@@ -60,7 +60,7 @@ def test_the_hybrid_convformer_has_attention_in_the_place_of_one_convolution() -
 def test_decision_s4_has_the_parameters_of_its_blocks() -> None:
     d, n = 64, 64
     block = d + 2 * d * n // 2 + d * n + d + 2 * d * (d + 1) + 2 * d  # dt, A, C, D, output, norm
-    tokens = sum((size + 1) * d for size in (1, 11, 3)) + 2 * d
+    tokens = sum((size + 1) * d for size in (1, 11, 3)) + d + 2 * d  # with the mark of a beginning, and a norm
     assert parameter_count("ds4", *HOPPER) == tokens + 3 * block + 2 * d + 3 * (d + 1)
 
 
