@@ -64,7 +64,7 @@ def loop_batch(
         for name, part in parts.items():
             padding = np.zeros((context - length, *part.shape[1:]), part.dtype)
             columns[name].append(np.concatenate([part, padding])[None])
-    return Batch(**{name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()})
+    return Batch(**{name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items() if parts})
 
 
 def _later_rewards(rewards: np.ndarray) -> np.ndarray:
