@@ -163,7 +163,7 @@ class ModelConfig:
         if self.returns == "predicted" and "sR" not in self.layout:
             raise DataError(f"model.layout: expected R right behind s where returns are predicted, got {self.layout!r}")
         if self.merged and (self.returns == "predicted" or self.hide_returns):
-            raise DataError("model.merge: expected false where returns are predicted or hidden, got true")
+            raise DataError("model.merged: expected false where returns are predicted or hidden, got true")
         if not 0.0 < self.expectile < 1.0:
             raise DataError(f"model.expectile: expected a value in (0, 1), got {self.expectile}")
         for name in ("return_weight", "bins_weight", "state_weight"):

@@ -24,8 +24,8 @@ __all__ = ["Tokens"]
 class Tokens(nn.Module):
     """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
 
-    With `merged` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of the
-    step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
+    With `merged` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of
+    the step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
     begins. The first step of a window has no tail.
 
     Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
