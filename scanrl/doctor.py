@@ -23,6 +23,7 @@ __all__ = ["EXTRAS", "describe_steps", "diagnose"]
 
 EXTRAS = {
     "mujoco": ("mujoco", "Hopper, Walker2d and the other MuJoCo environments"),
+    "robotics": ("gymnasium_robotics", "AntMaze"),
     "minari": ("minari", "reading local Minari datasets"),
     "plot": ("matplotlib", "plots from Python"),
     "track": ("tensorboard", "TensorBoard events beside metrics.jsonl"),

@@ -208,7 +208,8 @@ def evaluate(
         seed: see `rollout`.
         targets: returns to ask for (raw units); `None` leaves the policy as it is.
         num_envs: environments side by side, at most `episodes`; does not change which episodes are played.
-        success: tells whether an episode succeeded, e.g. `lambda episode: episode.total_reward > 0`.
+        success: tells whether an episode succeeded, e.g. `lambda episode: episode.total_reward > 0`, which is taken
+            without asking where the environment pays for a goal and nothing else.
         dataset: fingerprint of the training data, to be kept beside the scores.
         progress: called with the number of finished episodes, over all targets.
 
@@ -222,6 +223,9 @@ def evaluate(
     probe = make_environment(env)
     env_id = environment_id(probe)
     probe.close()
+    reference = reference_score(env_id)
+    if success is None and reference is not None and reference.goal:
+        success = _reached
     evaluation = Evaluation([], [])
     for actor in [policy] if targets is None else [policy.with_target(float(target)) for target in targets]:
         done = episodes * len(evaluation.scores)
@@ -245,6 +249,10 @@ def evaluate(
     return evaluation
 
 
+def _reached(episode: Trajectory) -> bool:
+    return episode.total_reward > 0
+
+
 def normalize(env_id: str, returns: np.ndarray | Sequence[float] | float) -> np.ndarray | None:
     """`100 * (return - random) / (expert - random)`, float64, or `None` if the environment has no reference."""
     reference = reference_score(env_id)
@@ -256,7 +264,7 @@ def normalize(env_id: str, returns: np.ndarray | Sequence[float] | float) -> np.
 def library_versions() -> dict[str, str]:
     """Installed versions of what a score depends on; what is not installed is left out."""
     versions = {}
-    for name in ("scanrl", "torch", "numpy", "gymnasium", "mujoco"):
+    for name in ("scanrl", "torch", "numpy", "gymnasium", "mujoco", "gymnasium-robotics"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

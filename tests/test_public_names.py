@@ -13,6 +13,7 @@ import pytest
 import scanrl
 from scanrl.data import FORMATS
 from scanrl.doctor import EXTRAS
+from scanrl.envs import MAZES
 from scanrl.models.recipes import RECIPES
 from scanrl.nn import HEADS, MIXERS
 
@@ -84,8 +85,9 @@ def table_rows(page: str) -> set[str]:
         ("models.md", HEADS),
         ("data.md", FORMATS),
         ("index.md", EXTRAS),
+        ("evaluation.md", MAZES),
     ],
-    ids=["recipes", "mixers", "heads", "formats", "extras"],
+    ids=["recipes", "mixers", "heads", "formats", "extras", "mazes"],
 )
 def test_every_member_of_a_family_has_a_row_in_the_docs(page: str, family: dict[str, object]) -> None:
     missing = sorted(set(family) - table_rows(page))

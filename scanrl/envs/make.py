@@ -73,6 +73,8 @@ def make_environment(env: EnvSource) -> gym.Env:
     except gym_error.DependencyNotInstalled as error:
         fix = "pip install 'scanrl[mujoco]'" if "mujoco" in str(error).lower() else one_line(error)
         raise DataError(f"{env}: a package it needs is missing: {fix}") from error
+    except DataError as error:
+        raise DataError(f"{env}: {error}") from None
     except Exception as error:  # registered environments are other people's code
         raise DataError(f"{env}: cannot be made: {one_line(error)}") from error
 

@@ -22,6 +22,7 @@ class Reference:
         source: where the two come from.
         versions: versions of the environment (the 5 of `Hopper-v5`) they may be used with.
         caution: what to say beside the score, or empty.
+        goal: an episode that reaches the goal returns more than 0, any other 0: it succeeds or fails.
     """
 
     low: float
@@ -29,6 +30,7 @@ class Reference:
     source: str
     versions: tuple[int, ...]
     caution: str = ""
+    goal: bool = False
 
 
 D4RL = "D4RL (Fu et al. 2020): random policy, SAC expert"
@@ -36,6 +38,8 @@ D4RL = "D4RL (Fu et al. 2020): random policy, SAC expert"
 # the last step in v5, MuJoCo itself), yet every paper divides by them, so we do and say so.
 AGES = "constants measured on v2 with mujoco-py; published scores use them for later versions too"
 MEASURED = "random: 1000 episodes, tools/measure_reference_scores.py --seed 0; high: "
+SUCCESS = "; the score is the success rate in percent"
+MAZE = "v4 and v5 are gymnasium-robotics' mazes, not D4RL's own"
 SOLVED = "the return Gymnasium calls solved"
 
 REFERENCES: dict[str, Reference] = {
@@ -48,8 +52,8 @@ REFERENCES: dict[str, Reference] = {
     "Acrobot": Reference(-499.1, -100.0, MEASURED + SOLVED, (1,)),
     "MountainCar": Reference(-200.0, -110.0, MEASURED + SOLVED, (0,)),
     "MountainCarContinuous": Reference(-33.0, 90.0, MEASURED + SOLVED, (0,)),
-    "antmaze-umaze": Reference(0.0, 1.0, D4RL + "; the score is the success rate in percent", (0, 1, 2)),
-    "antmaze-umaze-diverse": Reference(0.0, 1.0, D4RL + "; the score is the success rate in percent", (0, 1, 2)),
+    "antmaze-umaze": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True),
+    "antmaze-umaze-diverse": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True),
     "maze2d-umaze": Reference(23.85, 161.86, D4RL, (1,)),
     "maze2d-medium": Reference(13.13, 277.39, D4RL, (1,)),
     "maze2d-large": Reference(6.7, 273.99, D4RL, (1,)),
