@@ -105,7 +105,8 @@ class _Loop:
         if due and one.held_out is not None and (step, "val/loss") not in metrics.recorded:
             metrics.write(step, {"val/loss": one.validation_loss()})
             self._pause()
-        due = step > 0 and (last or (config.eval.every > 0 and step % config.eval.every == 0))
+        every = config.eval.every
+        due = step > 0 and ((last and every >= 0) or (every > 0 and step % every == 0))
         if due and config.env is not None and (step, "eval/return_mean") not in metrics.recorded:
             self.bar.note("evaluating")
             metrics.write(step, one.evaluate(config.env, self._pause))

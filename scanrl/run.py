@@ -132,7 +132,7 @@ def latest_checkpoint(run: Run) -> Checkpoint | None:
 def is_finished(run: Run, checkpoint: Checkpoint) -> bool:
     """Whether nothing is left to do: all updates were made, and what is measured after the last one is recorded."""
     recorded = {key for line in run.metrics() if line["step"] == checkpoint.step for key in line}
-    if run.config.env is not None:
+    if run.config.env is not None and run.config.eval.every >= 0:
         measured = "eval/return_mean" in recorded  # it comes after the validation loss
     else:
         measured = "val/loss" in recorded or run.config.train.validation == 0

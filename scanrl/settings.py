@@ -82,7 +82,7 @@ class EvalConfig:
     """How the policy is tried in its environment, during the run and at its end."""
 
     every: int = 0
-    """Updates between evaluations; 0 evaluates at the end only."""
+    """Updates between evaluations; 0 evaluates at the end only, -1 never."""
     episodes: int = 20
     """Episodes per target return."""
     targets: tuple[float, ...] = ()
@@ -97,7 +97,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _at_least("eval", self, 1, "episodes", "num_envs")
-        _at_least("eval", self, 0, "every", "seed")
+        _at_least("eval", self, 0, "seed")
+        _at_least("eval", self, -1, "every")
         for target in self.targets:
             if not math.isfinite(target):
                 raise DataError(f"eval.targets: expected finite numbers, got {target}")
@@ -143,6 +144,8 @@ class TrainArguments:
     of its own, all of them in one folder."""
     out: Path | None = None
     """The run folder; by default the first free one under outputs/train, with a link `last` to it."""
+    preset: str | None = None
+    """RECIPE/TASK as `scanrl presets` lists them: the settings of a paper; the file of --config wins over them."""
     config: Path | None = None
     """A YAML file with settings; options on the command line win over it."""
     print_config: bool = False

@@ -1,13 +1,15 @@
-"""`demo`, `doctor` and `models`."""
+"""`demo`, `doctor`, `models` and `presets`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from scanrl.console import print_json, print_table
+from scanrl.console import print_json, print_table, text
+from scanrl.types import DataError
 from scanrl.verbs.options import check
 
-__all__ = ["demo", "doctor", "models"]
+__all__ = ["demo", "doctor", "models", "presets"]
 
 
 def demo(out: Path = Path("outputs/demo"), seconds: float = 75.0, episodes: int = 20, seed: int = 0) -> int:
@@ -72,3 +74,40 @@ def models(observations: int = 11, actions: int = 3, discrete: bool = False, jso
         right=(1, 2),
     )
     return 0
+
+
+def presets(contains: str = "", json: bool = False) -> int:
+    """List the presets: recipe x task at the protocol of the papers, with the scores they printed.
+
+    Args:
+        contains: show only names with this in them, e.g. dmm-dc or hopper; a single one is shown with its settings.
+        json: print one JSON object instead of a table.
+    """
+    from scanrl.presets import presets as every
+
+    found = [preset for name, preset in every().items() if contains in name]
+    if not found:
+        raise DataError(f"presets: --contains: expected part of a name, got {contains!r}")
+    if json:
+        return print_json([asdict(preset) for preset in found])
+    rows = [
+        (
+            one.name,
+            one.env,
+            text(one.settings.get("eval.targets", ())),
+            "\n".join(map(str, one.published)) or "not known",
+        )
+        for one in found
+    ]
+    head = ("preset", "environment", "targets", "printed score")
+    print_table(head, [row for name, env, targets, scores in rows for row in _unfolded(name, env, targets, scores)])
+    if len(found) == 1:
+        print(f"\ndata of the paper: {found[0].dataset}")
+        print_table(("setting", "value"), [(key, text(value)) for key, value in found[0].settings.items()])
+    return 0
+
+
+def _unfolded(name: str, env: str, targets: str, scores: str) -> list[tuple[str, str, str, str]]:
+    """One row for each line of the last column."""
+    first, *more = scores.split("\n")
+    return [(name, env, targets, first), *(("", "", "", score) for score in more)]

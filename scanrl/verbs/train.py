@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scanrl.arguments import option_value, parse
 from scanrl.config import read_yaml, to_yaml
@@ -36,10 +36,12 @@ def train(words: Sequence[str]) -> int:
     file = option_value(words, "--config")
     settings = read_yaml(file) if file else {}
     name = words[0] if words and not words[0].startswith("-") else settings.get("recipe")
+    paper = _preset(option_value(words, "--preset"), name)
+    name = paper.get("recipe", name)
     if name is None and not asked_help:
         raise DataError(f"train: recipe: expected one of {', '.join(RECIPES)} as the first word, got none")
     # Recipe and file are known before the rest is parsed, so that they are the defaults of every other option.
-    base = run_config("dmm-dc" if name is None else str(name), settings)
+    base = run_config("dmm-dc" if name is None else str(name), paper, settings)
     default = TrainArguments(base.recipe, base.data, base.env, base.model, base.train, base.eval)
     chosen: TrainArguments = parse(TrainArguments, "train", words, default=default)
     config = RunConfig(base.recipe, chosen.data, chosen.env, chosen.model, chosen.train, chosen.eval)
@@ -54,6 +56,18 @@ def train(words: Sequence[str]) -> int:
     from scanrl.training import run_seeds
 
     return _tell_runs(run_seeds(config, seeds, config.data, out=chosen.out, progress=True))
+
+
+def _preset(called: str | None, recipe: str | None) -> dict[str, Any]:
+    """The settings of the preset of that name, its recipe and environment among them; none without a name."""
+    if called is None:
+        return {}
+    from scanrl.presets import preset
+
+    found = preset(called)
+    if recipe not in (None, found.recipe):
+        raise DataError(f"train: preset: expected one of the recipe {recipe}, got {called!r}")
+    return {"recipe": found.recipe, "data": found.data, "env": found.env, **found.settings}
 
 
 def resume(run: RunPath) -> int:

@@ -1,0 +1,74 @@
+"""Presets against what the papers print, by value."""
+
+import pytest
+
+from scanrl.models.recipes import RECIPES
+from scanrl.presets import PAPERS, preset, presets
+from scanrl.settings import run_config
+from scanrl.types import DataError
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_a_configuration_of_its_recipe(name):
+    found = presets()[name]
+    config = run_config(found.recipe, found.settings)
+    assert f"{config.recipe}/{found.task}" == name
+    assert (config.train.steps, config.train.schedule, config.model.dropout) == (100_000, "constant", 0.1)
+    assert config.eval.context == config.model.context
+    assert config.train.steps // config.train.checkpoint_every == 10
+
+
+@pytest.mark.parametrize(
+    "name, scores",
+    [
+        ("dt/hopper-medium", [68.4, 65.10, 69.42]),
+        ("dm/hopper-medium", [86.2, 83.5]),
+        ("dm/walker2d-medium-replay", [72.1, 70.9]),
+        ("dc/halfcheetah-medium-expert", [93.1]),
+        ("dmm-c/hopper-medium", [94.2]),
+        ("dmm-l/antmaze-umaze", [88.0]),
+        ("dmm-dl/hopper-medium", [98.6]),
+        ("dmm-dc/walker2d-medium", [82.2]),
+        ("dmm-dc/antmaze-umaze-diverse", [77.0]),
+        ("dmm26/hopper-medium", []),
+    ],
+)
+def test_printed_scores_are_those_of_the_tables(name, scores):
+    assert [number.score for number in preset(name).published] == scores
+
+
+def test_each_printed_score_says_how_it_was_selected():
+    first, *corl = preset("dt/hopper-medium").published
+    assert "maximum over target returns" in first.selection
+    assert [number.selection for number in corl] == ["last checkpoint", "best checkpoint"]
+    assert preset("dm/hopper-medium").published[1].spread == 12.5
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("dt/hopper-medium", (20, 128, 1e-4, [3600, 1800], "Hopper-v4")),
+        ("dm/hopper-medium", (20, 256, 1e-4, [1800, 3600, 7200, 36000, 72000], "Hopper-v4")),
+        ("dm/hopper-medium-expert", (20, 128, 1e-3, [1800, 3600, 7200, 36000, 72000], "Hopper-v4")),
+        ("dc/hopper-medium", (8, 256, 1e-4, [3600, 7200, 36000, 72000], "Hopper-v4")),
+        ("dc/walker2d-medium", (8, 128, 1e-3, [5000, 10000, 50000, 100000], "Walker2d-v4")),
+        ("dmm-c/hopper-medium", (8, 128, 1e-4, [3600, 7200, 36000, 72000], "Hopper-v4")),
+        ("dmm-dc/walker2d-medium", (8, 32, 1e-4, [5000, 10000, 50000, 100000], "Walker2d-v4")),
+        ("dmm26/antmaze-umaze", (8, 128, 1e-4, [1, 10, 100, 1000, 100000], "antmaze-umaze-v4")),
+    ],
+)
+def test_settings_are_those_of_the_paper(name, expected):
+    found = preset(name)
+    config = run_config(found.recipe, found.settings)
+    model = config.model
+    assert (model.context, model.width, config.train.learning_rate, list(config.eval.targets), found.env) == expected
+
+
+def test_presets_exist_for_recipes_that_do():
+    assert {one.recipe for one in presets().values()} == set(PAPERS) & set(RECIPES)
+    assert len(presets()) == 11 * len(set(PAPERS) & set(RECIPES))
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(DataError, match=r"got 'dmm-dc/hoper-medium' \(did you mean 'dmm-dc/hopper-medium'\?\)"):
+        preset("dmm-dc/hoper-medium")
