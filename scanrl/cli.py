@@ -18,10 +18,10 @@ from scanrl import __version__
 from scanrl.arguments import parse_call
 from scanrl.failures import tell_failure
 from scanrl.types import DataError
-from scanrl.verbs.bench import bench_speed
+from scanrl.verbs.bench import bench_report, bench_run, bench_speed
 from scanrl.verbs.data import data_convert, data_info, data_validate
 from scanrl.verbs.evaluate import evaluate
-from scanrl.verbs.general import demo, doctor, models
+from scanrl.verbs.general import demo, doctor, models, presets
 from scanrl.verbs.train import resume, train
 
 __all__ = ["VERBS", "main"]
@@ -30,12 +30,15 @@ VERBS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "doctor": doctor,
     "models": models,
+    "presets": presets,
     "data info": data_info,
     "data convert": data_convert,
     "data validate": data_validate,
     "train": train,
     "resume": resume,
     "eval": evaluate,
+    "bench run": bench_run,
+    "bench report": bench_report,
     "bench speed": bench_speed,
 }
 FAMILIES = {verb.split()[0] for verb in VERBS if " " in verb}

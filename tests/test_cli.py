@@ -49,6 +49,9 @@ OPTIONS = {
     ],
     "resume": ["RUN"],
     "eval": ["RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"],
+    "presets": ["--contains", "--json"],
+    "bench run": ["SPEC", "--preset", "--data", "--seeds", "--updates", "--out", "--jobs", "--retry-failed"],
+    "bench report": ["DIR", "--layout"],
     "bench speed": ["--threads", "--json"],
 }
 

@@ -1,0 +1,217 @@
+"""One run of a grid: trained, or continued where it was cut, its checkpoints scored, and its row."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from scanrl.checkpoint import checkpoints_of, load_checkpoint
+from scanrl.data import load
+from scanrl.evaluation import library_versions
+from scanrl.grid.records import Records
+from scanrl.grid.spec import Job
+from scanrl.policy import Policy
+from scanrl.preflight import bounded
+from scanrl.run import Run, locked
+from scanrl.scoring import score_run
+from scanrl.training import resume, run_training, time_update
+from scanrl.types import Context, DataError
+
+__all__ = ["Stopped", "attempt", "failed_row", "run_path", "tidy"]
+
+SCORES = "scores.jsonl"
+"""In the run folder: what each checkpoint scored, one line for each way to remember."""
+
+
+class Stopped(RuntimeError):
+    """A signal asked to stop between two evaluations; what was scored is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped; the same command continues")
+        self.exit_code = 128 + number
+
+
+def run_path(folder: Path, job: Job) -> Path:
+    """The run folder of a job in the folder of its grid."""
+    return folder / "runs" / job.folder
+
+
+def attempt(job: Job, folder: Path, *, progress: bool = False, stop: list[int] | None = None) -> dict[str, Any]:
+    """Make a run and score it; what an earlier, interrupted attempt has done is not done again.
+
+    Args:
+        folder: the grid's; the run gets a folder of its own in it.
+        progress: draw the training bar.
+        stop: signals that arrived, see `scanrl.signals.stop_signals`; looked at between two evaluations.
+
+    Returns:
+        The row: plain values, with everything the numbers depend on.
+
+    Raises:
+        Stopped, scanrl.training.Interrupted: a signal asked to stop; the next attempt continues.
+        Exception: the run failed.
+    """
+    path = run_path(folder, job)
+    resumed = (path / "config.yaml").exists()
+    cpu, wall = time.process_time(), time.perf_counter()
+    run = _trained(job, path, resumed, progress)
+    spent = None if resumed else {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    checkpoints = _scored(job, run, stop if stop is not None else [])
+    return {**_about(job, run, checkpoints), "seconds": spent, "resumed": resumed, "checkpoints": checkpoints}
+
+
+def failed_row(job: Job, reason: str) -> dict[str, Any]:
+    """The row of a run that failed, with one line that says why."""
+    return {**_named(job), "status": "failed", "reason": reason, "when": _now()}
+
+
+def _trained(job: Job, path: Path, resumed: bool, progress: bool) -> Run:
+    if resumed:
+        _wait_until_free(path)
+        return resume(path, progress=progress)
+    shutil.rmtree(path, ignore_errors=True)  # killed before it had a configuration: nothing is lost
+    return run_training(job.config(_steps(job)), job.task.data, out=path, progress=progress)
+
+
+def _wait_until_free(path: Path, seconds: float = 30.0) -> None:
+    """A process whose grid was killed stops after its update and may hold its run until then."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            with locked(path):
+                return
+        except DataError:
+            time.sleep(0.2)
+
+
+def _steps(job: Job) -> int:
+    """Updates that the budget buys on this machine."""
+    budget = job.budget
+    if budget.updates is not None:
+        return budget.updates
+    dataset = bounded(load(job.task.data), job.task.env)
+    clock = time.process_time if budget.cpu_seconds is not None else time.perf_counter
+    seconds = budget.cpu_seconds if budget.cpu_seconds is not None else budget.wall_seconds
+    assert seconds is not None
+    return max(1, int(seconds / time_update(job.config(1), dataset, clock=clock)))
+
+
+def _scored(job: Job, run: Run, stop: list[int]) -> list[dict[str, Any]]:
+    """Held-out loss and scores of the checkpoints, in the order of their steps."""
+    losses = {line["step"]: line["val/loss"] for line in run.metrics() if "val/loss" in line}
+    last, every = run.config.train.steps, run.config.train.checkpoint_every
+    steps = list(dict.fromkeys([*range(every, last + 1, every), last]))
+    done = Records(run.path / SCORES)
+    known = {(line["step"], line["context"]): line for line in done.read()}
+    found = []
+    for step in steps:
+        lines = []
+        for context in _contexts(job, run):
+            if stop:
+                raise Stopped(stop[0])
+            if (step, context) not in known:
+                scores = _play(job, run, run.path / "checkpoints" / f"step-{step}", context)
+                known[step, context] = {"step": step, "context": context, "scores": scores}
+                done.append(known[step, context])
+            lines.append(known[step, context])
+        found.append({"step": step, "validation_loss": losses.get(step), "played": [_slim(line) for line in lines]})
+    return found
+
+
+def _play(job: Job, run: Run, path: Path, context: Context) -> list[dict[str, Any]]:
+    """Scores of one checkpoint, one for each target; one alone for a policy that takes no target."""
+    settings = run.config.eval
+    aims = Policy(load_checkpoint(path).model()).target_return is not None
+    targets: tuple[float | Literal["auto"], ...] = settings.targets if aims and settings.targets else ("auto",)
+    scores = score_run(
+        path,
+        job.task.env,
+        targets,
+        episodes=settings.episodes,
+        context=context,
+        seed=settings.seed,
+        num_envs=settings.num_envs,
+    )
+    return [one.to_json() for one in scores]
+
+
+def _slim(line: dict[str, Any]) -> dict[str, Any]:
+    """What differs between the scores of a run; what they share stands in the row once."""
+    kept = ("target_return", "returns", "lengths", "successes", "summary")
+    return {"context": line["context"], "scores": [{name: one[name] for name in kept} for one in line["scores"]]}
+
+
+def _contexts(job: Job, run: Run) -> list[Context]:
+    """Ways to remember, each once."""
+    window = run.config.model.context
+    return list(dict.fromkeys(window if context == "window" else context for context in job.scoring.contexts))
+
+
+def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the numbers of a row depend on."""
+    checkpoint, config = load_checkpoint(run.path), run.config
+    asked = [score["target_return"] for score in checkpoints[-1]["played"][0]["scores"]]
+    return {
+        **_named(job),
+        "status": "done",
+        "fingerprint": checkpoint.about["fingerprint"],
+        "env": config.env,
+        "target_returns": [target for target in asked if target is not None],
+        "episodes": config.eval.episodes,
+        "eval_seed": config.eval.seed,
+        "num_envs": config.eval.num_envs,
+        "updates": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "trained_context": config.model.context,
+        "parameters": checkpoint.model().parameter_count(),
+        "versions": {**library_versions(), "python": platform.python_version()},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "device": config.train.device,
+        "revision": _revision(),
+        "when": _now(),
+    }
+
+
+def _named(job: Job) -> dict[str, Any]:
+    return {**dict(zip(("recipe", "task", "budget", "seed"), job.label, strict=True)), "id": job.id, "asked": job.asked}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _revision() -> str | None:
+    """The git revision of the package, with `-dirty` where files have changed; `None` if it is not in a repository."""
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A virtual environment may lie in somebody else's repository.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return git("describe", "--always", "--dirty", "--exclude=*")
+
+
+def tidy(folder: Path, job: Job, row: dict[str, Any]) -> None:
+    """Remove a recorded run's checkpoints but the last one and the one with the lowest held-out loss."""
+    losses = {one["step"]: one["validation_loss"] for one in row["checkpoints"] if one["validation_loss"] is not None}
+    kept = {f"step-{step}" for step in (row["updates"], min(losses, key=losses.__getitem__, default=None))}
+    for path in checkpoints_of(run_path(folder, job)):
+        if path.name not in kept:
+            aside = path.with_name(f".{path.name}.stale")  # what is half removed must not look like a checkpoint
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,148 @@
+"""The table of a grid as text: CSV, Markdown and LaTeX, and the lines a terminal draws."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scanrl.grid.table import COLUMNS, Cell, Line
+
+__all__ = ["LAYOUTS", "failures", "show", "to_csv", "to_latex", "to_markdown"]
+
+KEYS = ("recipe", "task", "budget", "context")
+NOTE = (
+    "last: the last checkpoint. selected: the checkpoint with the lowest held-out loss. best: the highest score over "
+    "checkpoints and target returns, as many papers report it; it has looked at the test. Mean over seeds, its 95 % "
+    "interval over seeds, IQM: interquartile mean."
+)
+ONE = "1 seed: no interval"
+PIPED = 160  # columns where there is no terminal whose width could be asked for
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """One record per line, every statistic and everything the numbers depend on in a column of its own."""
+    about = list(dict.fromkeys(name for line in lines for name in line.about))
+    statistics = ("mean", "low", "high", "iqm", "iqm_low", "iqm_high", "seeds")
+    head = [*KEYS, "seeds", "unit", *(f"{column}_{name}" for column in COLUMNS for name in statistics), *about]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for line in lines:
+        cells = [value for column in COLUMNS for value in _statistics(line.cells[column])]
+        seeds = " ".join(map(str, line.seeds))
+        writer.writerow([*line.keys, seeds, line.unit, *cells, *(line.about.get(name, "") for name in about)])
+    return text.getvalue()
+
+
+def to_markdown(lines: Sequence[Line]) -> str:
+    """A table for people, the note that explains it, and what the numbers depend on."""
+    rows = [
+        [*line.keys, str(len(line.seeds)), line.unit, *(_cell(line.cells[c], "; ") for c in COLUMNS)] for line in lines
+    ]
+    head = [*KEYS, "seeds", "unit", *COLUMNS]
+    text = [_row(head), _row(["---"] * len(head)), *(_row([_escaped(cell) for cell in row]) for row in rows)]
+    return "\n".join([*text, "", NOTE, "", *(f"* {line}" for line in _provenance(lines))]) + "\n"
+
+
+def to_latex(lines: Sequence[Line]) -> str:
+    """A `tabular` in the style of `booktabs`: mean and interval of each column."""
+    head = [*KEYS, "seeds", *COLUMNS]
+    rows = [[*line.keys, str(len(line.seeds)), *(_short(line.cells[c]) for c in COLUMNS)] for line in lines]
+    body = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
+    top = [rf"% {NOTE}", rf"\begin{{tabular}}{{llll{'r' * (len(head) - 4)}}}", r"\toprule", " & ".join(head) + r" \\"]
+    return "\n".join([*top, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+LAYOUTS: Mapping[str, Callable[[Sequence[Line]], str]] = {
+    "csv": to_csv,
+    "markdown": to_markdown,
+    "latex": to_latex,
+}
+"""Ways to write the table besides the terminal's."""
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Draw the table on the terminal, the note and what the numbers depend on under it."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED)
+    table = Table(box=SIMPLE_HEAD)
+    for name in (*KEYS, "seeds", "unit", *COLUMNS):
+        table.add_column(name, justify="right" if name in ("seeds", *COLUMNS) else "left")
+    for line in lines:
+        cells = [_cell(line.cells[column], "\n") for column in COLUMNS]
+        table.add_row(*line.keys, str(len(line.seeds)), line.unit, *cells)
+    console.print(table)
+    for text in (NOTE, *_provenance(lines)):
+        console.print(text, highlight=False, markup=False)
+
+
+def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each run that failed."""
+    return [
+        f"failed: {row['recipe']}, {row['task']}, {row['budget']}, seed {row['seed']}: {row['reason']}"
+        for row in rows
+        if row["status"] == "failed"
+    ]
+
+
+def _provenance(lines: Sequence[Line]) -> list[str]:
+    """What the numbers depend on; where it differs, each value with the tasks or recipes that explain it."""
+    given = [line for line in lines if line.about]
+    found = []
+    for name in given[0].about if given else ():
+        for parts in ((), (1,), (0,), (0, 1), (0, 1, 2)):
+            owners: dict[str, dict[str, None]] = {}
+            for line in given:
+                owners.setdefault(line.about[name], {})[", ".join(line.keys[part] for part in parts)] = None
+            if len({owner for of in owners.values() for owner in of}) == sum(map(len, owners.values())):
+                break  # no owner has two values
+        shown = (f"{value} ({' | '.join(of)})" if len(owners) > 1 else value for value, of in owners.items())
+        found.append(f"{name}: {'; '.join(shown)}")
+    return found
+
+
+def _statistics(cell: Cell | None) -> list[Any]:
+    if cell is None:
+        return [""] * 7
+    low, high = cell.interval or ("", "")
+    iqm_low, iqm_high = cell.iqm_interval or ("", "")
+    seeds = " ".join(f"{float(value):.6g}" for value in cell.scores.mean(axis=1))
+    return [
+        *(value if value == "" else f"{value:.6g}" for value in (cell.mean, low, high, cell.iqm, iqm_low, iqm_high)),
+        seeds,
+    ]
+
+
+def _short(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    interval = cell.interval
+    return f"{cell.mean:.1f}" + ("" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]")
+
+
+def _cell(cell: Cell | None, between: str) -> str:
+    if cell is None:
+        return "no held-out data"
+    if cell.interval is None:
+        return f"{cell.mean:.1f}{between}{ONE}"
+    return f"{_short(cell)}{between}IQM {cell.iqm:.1f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|")
+
+
+def _latex(cell: str) -> str:
+    for sign in "&%_#$":
+        cell = cell.replace(sign, rf"\{sign}")
+    return cell
