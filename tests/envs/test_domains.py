@@ -16,8 +16,9 @@ SIZES = {"Hopper": (11, 3), "Walker2d": (17, 6), "HalfCheetah": (17, 6)}
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("name", SIZES)
-def test_a_mujoco_domain_is_made_and_scored(name, version):
+def test_a_mujoco_domain_is_made_and_scored(name, version, tmp_path, monkeypatch):
     pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its complaints about a model into the current folder
     spec = environment_spec(f"{name}-v{version}")
     assert (spec.observation_shape, spec.action_size, spec.action_low) == (
         (SIZES[name][0],),
