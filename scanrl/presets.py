@@ -1,6 +1,6 @@
 """`presets()`: recipe x domain at the protocol of the papers, with what the papers printed and how it was selected.
 
-Settings common to all of them (Kim 2024, Kim et al. 2024, Ota 2024 and Chen et al. 2021 share one code base): 100,000
+Settings common to most of them (Kim 2024, Kim et al. 2024, Ota 2024 and Chen et al. 2021 share one code base): 100,000
 updates of 64 windows, AdamW whose step size rises over the first tenth and then stays, weight decay 1e-4, gradients
 clipped at 0.25, dropout 0.1; an evaluation of 100 episodes for each target return after every 10,000 updates, the last
 window recomputed at every step.
@@ -94,6 +94,9 @@ class Preset:
     published: tuple[Published, ...]
 
 
+NO_TARGET = ("edt", "reinformer")
+"""Recipes that predict the return they ask for."""
+
 COMMON = {
     "train.steps": 100_000,
     "train.batch_size": 64,
@@ -123,6 +126,13 @@ GPT2 = {"model.dt_init": "gpt2_reset"}
 METAMAMBA = {"train.learning_rate": 1e-4, "model.context": 8, **GPT2}
 # The paper's table of parameter counts fixes the widths: half of them in Walker2d.
 SINGLE, DOUBLE, NARROW = {"model.width": 128}, {"model.width": 64}, {"model.width": 32}
+HALF = {
+    "train.learning_rate": 1e-4,
+    "train.steps": 50_000,
+    "train.checkpoint_every": 5000,
+    "train.validate_every": 5000,
+    "eval.every": 5000,
+}
 NO_SKIP = "({} mamba:none)*3"
 PAPERS: dict[str, dict[str, dict[str, Any]]] = {
     "dt": {"": {"model.context": 20, "train.learning_rate": 1e-4}},
@@ -141,6 +151,11 @@ PAPERS: dict[str, dict[str, dict[str, Any]]] = {
     "dmm-dc": {"": {**METAMAMBA, **DOUBLE}, "walker2d": NARROW},
     "dmm-dl": {"": {**METAMAMBA, **DOUBLE}, "walker2d": NARROW},
     "dmm26": {"": {**METAMAMBA, **DOUBLE}, "antmaze": SINGLE},
+    # No code was published for the next two: their settings are the recipe's own and those of `dm`.
+    "ds4": {"": {"train.learning_rate": 1e-3}},
+    "mambadm": {"": {"model.context": 20, "model.width": 128, "train.learning_rate": 1e-3}},
+    "edt": {"": {**HALF, "model.width": 512, "train.batch_size": 256}, "halfcheetah": {"train.batch_size": 128}},
+    "reinformer": {"": {**HALF, "model.width": 256, "model.context": 5, "train.batch_size": 128}},
 }
 """Recipe -> settings of its paper: for every task, then for a domain, then for one task; later ones win."""
 
@@ -185,10 +200,12 @@ def _settings(recipe: str, task: str) -> dict[str, Any]:
         targets = (base / 2, *targets)
     if recipe == "dt" and base is not None:
         targets = (base, base / 2)
-    settings = {**COMMON, "eval.targets": list(targets)}
+    settings = {**COMMON} if recipe in NO_TARGET else {**COMMON, "eval.targets": list(targets)}
     for part in ("", domain, task):
         settings |= PAPERS[recipe].get(part, {})
-    return {**settings, "eval.context": settings["model.context"]}
+    if "model.context" in settings:  # all of them recompute the window; the others act as their recipe does
+        settings["eval.context"] = settings["model.context"]
+    return settings
 
 
 def _published() -> dict[tuple[str, str], list[Published]]:

@@ -130,7 +130,7 @@ def _play(job: Job, run: Run, path: Path, context: Context) -> list[dict[str, An
     """Scores of one checkpoint, one for each target; one alone for a policy that takes no target."""
     settings = run.config.eval
     aims = Policy(load_checkpoint(path).model()).target_return is not None
-    targets: tuple[float | Literal["auto"], ...] = settings.targets if aims and settings.targets else ("auto",)
+    targets: tuple[float | Literal["auto"], ...] = job.task.targets if aims and job.task.targets else ("auto",)
     scores = score_run(
         path,
         job.task.env,
@@ -151,8 +151,13 @@ def _slim(line: dict[str, Any]) -> dict[str, Any]:
 
 def _contexts(job: Job, run: Run) -> list[Context]:
     """Ways to remember, each once."""
-    window = run.config.model.context
-    return list(dict.fromkeys(window if context == "window" else context for context in job.scoring.contexts))
+    found: list[Context] = []
+    for context in job.scoring.contexts:
+        if context == "own":
+            found.append(run.config.eval.context)
+        else:
+            found.append(run.config.model.context if context == "window" else context)
+    return list(dict.fromkeys(found))
 
 
 def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,6 @@ OURS = {
     "data": "tasks",
     "env": "tasks",
     "eval.targets": "targets of the task",
-    "eval.context": "evaluate.contexts",
     "eval.every": "evaluate.checkpoints",
     "train.seed": "seeds",
     "train.steps": "budgets",
@@ -87,8 +86,8 @@ def preset_grid(name: str, data: str | None = None) -> Grid:
     if not data:
         raise DataError(f"{name}: data: expected --data with a file, folder or URI of {chosen.dataset}, got none")
     settings = {key: value for key, value in chosen.settings.items() if key not in OURS}
-    task = Task(data, chosen.env, tuple(chosen.settings["eval.targets"]))
-    scoring = Scoring(EVALUATIONS, (chosen.settings["eval.context"],))
+    task = Task(data, chosen.env, tuple(chosen.settings.get("eval.targets", ())))
+    scoring = Scoring(EVALUATIONS)
     budget = Budget(updates=chosen.settings["train.steps"])
     return Grid({chosen.task: task}, {chosen.recipe: (chosen.recipe, settings)}, (0,), (budget,), scoring)
 

@@ -63,8 +63,8 @@ class Scoring:
 
     checkpoints: int | Literal["last"] = "last"
     """last, or how many, evenly spread over the run, the last one included."""
-    contexts: tuple[int | Literal["recurrent", "window"], ...] = ("recurrent",)
-    """recurrent, window (as many steps as the recipe trains on) or a number of steps."""
+    contexts: tuple[int | Literal["own", "recurrent", "window"], ...] = ("own",)
+    """own (the recipe's `eval.context`), recurrent, window (what the recipe trains on) or a number of steps."""
 
     def __post_init__(self) -> None:
         if self.checkpoints != "last" and self.checkpoints < 1:
@@ -73,7 +73,7 @@ class Scoring:
             raise DataError("evaluate.contexts: expected at least one, got none")
         for context in self.contexts:
             if isinstance(context, int) and context < 1:
-                raise DataError(f"evaluate.contexts: expected recurrent, window or at least 1, got {context}")
+                raise DataError(f"evaluate.contexts: expected own, recurrent, window or at least 1, got {context}")
 
     @property
     def count(self) -> int:
@@ -130,7 +130,6 @@ class Job:
         fixed = {
             "data": self.task.data,
             "env": self.task.env,
-            "eval.targets": list(self.task.targets),
             "eval.every": -1,
             "train.steps": steps,
             "train.seed": self.seed,

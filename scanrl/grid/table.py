@@ -81,7 +81,7 @@ def lines_of(rows: Iterable[Mapping[str, Any]]) -> list[Line]:
     groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
     for row in done:
         for context in _contexts(row):
-            shown = "recurrent" if context == "recurrent" else f"window of {context}"
+            shown = context if isinstance(context, str) else f"window of {context}"
             groups.setdefault((row["recipe"], row["task"], row["budget"], shown), []).append(row)
     lines = [_line(keys, members) for keys, members in groups.items()]
     return sorted(lines, key=_order(lines)) + _over_tasks(lines)
@@ -128,7 +128,7 @@ def _contexts(row: Mapping[str, Any]) -> list[int | str]:
 
 
 def _context_of(shown: str) -> int | str:
-    return shown if shown == "recurrent" else int(shown.removeprefix("window of "))
+    return int(shown.removeprefix("window of ")) if shown.startswith("window of ") else shown
 
 
 def _played(checkpoint: Mapping[str, Any], context: int | str) -> list[Mapping[str, Any]]:

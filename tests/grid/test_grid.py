@@ -228,6 +228,15 @@ def test_a_signal_stops_the_grid_and_the_same_call_continues(tmp_path, uninterru
     assert lasting(read_rows(tmp_path / "grid")) == lasting(read_rows(uninterrupted))
 
 
+def test_a_recipe_is_scored_the_way_it_acts_unless_told(tmp_path):
+    recipes = {"bc": {}, "window": {"recipe": "dmm-dc", "eval.context": 3}}
+    run_grid(grid(tmp_path, recipes=recipes, evaluate={}), tmp_path / "grid", tell=quiet)
+    bc, window = read_rows(tmp_path / "grid")
+    assert [played["context"] for played in bc["checkpoints"][0]["played"]] == ["recurrent"]
+    assert [played["context"] for played in window["checkpoints"][0]["played"]] == [3]
+    assert (bc["target_returns"], window["target_returns"]) == ([], [20.0, 40.0])  # bc takes none
+
+
 def test_a_failure_is_recorded_and_the_grid_goes_on(tmp_path, monkeypatch):
     spec = grid(tmp_path, evaluate={}, recipes={"wild": {"recipe": "dmm-dc", "train.learning_rate": 1e30}, "bc": {}})
     told = []

@@ -85,5 +85,5 @@ def test_a_preset_is_a_grid_at_the_protocol_of_its_paper():
     assert [job.seed for job in jobs] == [0, 1, 2, 3, 4]
     assert (config.model.width, config.model.context, config.train.learning_rate) == (256, 20, 1e-4)
     assert (config.train.checkpoint_every, config.train.schedule, config.eval.episodes) == (10_000, "constant", 100)
-    assert (jobs[0].task.env, jobs[0].task.targets[:2], jobs[0].scoring.contexts) == ("Hopper-v4", (1800, 3600), (20,))
+    assert (jobs[0].task.env, jobs[0].task.targets[:2], config.eval.context) == ("Hopper-v4", (1800, 3600), 20)
     assert changed(found, updates=7).budgets == (Budget(updates=7),)
