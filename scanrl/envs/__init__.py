@@ -26,10 +26,10 @@ MAZE_STEPS = 700
 """Length after which an episode in a maze is cut, as in gymnasium-robotics."""
 
 
-def _register() -> None:
+def _register_mazes() -> None:
     for env_id, arguments in MAZES.items():
         if env_id not in gym.registry:
             gym.register(env_id, "scanrl.envs.antmaze:AntMaze", max_episode_steps=MAZE_STEPS, kwargs=arguments)
 
 
-_register()
+_register_mazes()
