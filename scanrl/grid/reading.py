@@ -16,11 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from scanrl.config import from_values, read_yaml
 from scanrl.grid.spec import Budget, Grid, Scoring, Task, within
+from scanrl.models.ablations import ABLATIONS
 from scanrl.presets import EVALUATIONS, preset
 from scanrl.seeds import check_seeds, read_seeds
 from scanrl.types import DataError
@@ -140,7 +142,22 @@ def _recipe(name: str, entry: Any, common: dict[str, Any]) -> tuple[str, tuple[s
     recipe = given.pop("recipe", name)
     if not isinstance(recipe, str):
         raise DataError(f"recipes.{name}.recipe: expected the name of a recipe, got {recipe!r}")
-    return name, (recipe, {**common, **_settings(f"recipes.{name}", given)})
+    recipe, variants = _variants(name, recipe)
+    return name, (recipe, {**common, **variants, **_settings(f"recipes.{name}", given)})
+
+
+def _variants(name: str, called: str) -> tuple[str, dict[str, Any]]:
+    """`dmm-dc+no-input-mixer`: the recipe, and the changes of its variants from `ABLATIONS`."""
+    recipe, *variants = called.split("+")
+    known, changes = ABLATIONS.get(recipe, {}), {}
+    for variant in variants:
+        if variant not in known:
+            near = get_close_matches(variant, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            expected = f"one of {', '.join(known)} behind {recipe}+" if known else f"no variant of {recipe}"
+            raise DataError(f"recipes.{name}: expected {expected}, got {variant!r}{hint}")
+        changes |= {f"model.{key}": value for key, value in known[variant].items()}
+    return recipe, changes
 
 
 def _settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:

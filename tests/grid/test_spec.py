@@ -24,6 +24,13 @@ def test_settings_of_a_recipe_win_over_those_of_the_grid(tmp_path):
     assert [job.config(12).model.width for job in jobs] == [8, 12]
 
 
+def test_a_variant_of_a_recipe_is_named_behind_it(tmp_path):
+    recipes = {"dmm-dc+no-input-mixer": None, "mine": {"recipe": "dmm-dc+own-convolution+width-128", "model.width": 16}}
+    models = [job.config(12).model for job in grid(tmp_path, recipes=recipes, settings={}).jobs()]
+    assert (models[0].pattern, models[0].inner_mixer) == ("mamba*3", "modal_conv")
+    assert (models[1].inner_mixer, models[1].width) == ("conv4", 16)
+
+
 def test_checkpoints_are_spread_over_the_run_and_the_last_one_is_the_end(tmp_path):
     job = grid(tmp_path, evaluate={"checkpoints": 10}).jobs()[0]
     for steps, expected in ((100, 10), (1003, 101), (3, 1)):
@@ -58,6 +65,8 @@ def test_seeds_are_how_many_or_which(value, seeds):
         ({"tasks": {"x": {"data": "d", "env": "e", "targets": ["a"]}}}, "tasks.x.targets[0]: expected float, got 'a'"),
         ({"recipes": {"tiny": 3}}, "recipes.tiny: expected a mapping, got 3"),
         ({"recipes": {"dmmm": {}}}, "recipes: dmmm: recipe: expected one of dt, "),
+        ({"recipes": ["dmm-dc+gelo"]}, "behind dmm-dc+, got 'gelo' (did you mean 'gelu'?)"),
+        ({"recipes": ["bc+gelu"]}, "recipes.bc+gelu: expected no variant of bc, got 'gelu'"),
         ({"recipes": {"dt": {"model.widht": 3}}}, "recipes: dt: model.widht: expected one of pattern, "),
         ({"recipes": {"dt": {"train.steps": 3}}}, "recipes.dt: train.steps: expected in budgets, where"),
         ({"settings": {"eval": {"targets": [1]}}}, "settings: eval.targets: expected in targets of the task"),
