@@ -22,6 +22,9 @@ from scanrl.types import DataError, Spec
 
 __all__ = ["DecisionModel", "head_for", "initialise"]
 
+AUTOMATIC = {"auto": "regression", "auto_entropy": "entropy_gaussian"}
+"""The head for continuous actions; for discrete ones all take `categorical`."""
+
 WEIGHT_STD = 0.02  # GPT-2's initialisation, which every model of this family inherited
 
 
@@ -205,8 +208,8 @@ def head_for(config: ModelConfig, spec: Spec) -> Head:
         DataError: it does not serve the spec's kind of action.
     """
     name = config.head
-    if name == "auto":
-        name = "regression" if spec.action_kind == "continuous" else "categorical"
+    if name in AUTOMATIC:
+        name = AUTOMATIC[name] if spec.action_kind == "continuous" else "categorical"
     if HEADS[name].kind != spec.action_kind:
         raise DataError(f"model.head: expected a head for {spec.action_kind} actions, got {name!r}")
     return HEADS[name](config.width, spec.action_size)  # type: ignore[call-arg]  # every head takes (width, size)

@@ -258,7 +258,7 @@ def _reinformer(pattern: str, context: int, batch: int) -> Recipe:
         layout="sRa",
         width=128,
         context=context,
-        head="entropy_gaussian",
+        head="auto_entropy",
         time_embedding=True,
         heads=8,
         returns="predicted",
@@ -273,7 +273,7 @@ def reinformer() -> Recipe:
     Departures: those above; width 128, a time table of 1000 rows (the code: 256, 4096); AdamW for LAMB, also for the
     entropy's temperature, which has an optimiser of its own in the code; one LayerNorm more, before the first block; no
     idle state head. Acts with carried keys and values of the last 5 steps (`context=5` recomputes the window, as the
-    code does).
+    code does). Discrete actions, of which the paper has none, take the categorical head.
     """
     return _reinformer("(attention:post mlp:post)*4", 5, 128)
 

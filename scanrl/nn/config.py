@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Activation = Literal["relu", "gelu", "silu"]
-HeadName = Literal["auto", "regression", "categorical", "gaussian", "entropy_gaussian"]
+HeadName = Literal["auto", "auto_entropy", "regression", "categorical", "gaussian", "entropy_gaussian"]
 InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
 SubgoalTargets = Literal["all", "rewarded", "none"]
 PlannerTokens = Literal["merged", "separate"]
@@ -54,7 +54,8 @@ class ModelConfig:
     context: int = 8
     """Training window, environment steps. Attention also remembers this many steps when it acts recurrently."""
     head: HeadName = "auto"
-    """Action head: auto takes regression (tanh, squared error) for continuous actions, categorical for discrete."""
+    """Action head: auto takes regression (tanh, squared error) for continuous actions, categorical for discrete;
+    auto_entropy takes entropy_gaussian or categorical."""
     time_embedding: bool = False
     """Add a learned embedding of the step index within the episode to every token of the step."""
     max_length: int = 1000
