@@ -14,7 +14,7 @@ import numpy as np
 from scanrl.envs.reference_scores import reference_score
 from scanrl.intervals import bootstrap_interval, describe_runs, interquartile_mean, stratified_bootstrap
 from scanrl.rollout import Actor, EnvSource, environment_id, make_environment, rollout
-from scanrl.types import Context, DataError, Trajectory
+from scanrl.types import Context, DataError, Spec, Trajectory
 
 __all__ = [
     "Evaluation",
@@ -198,6 +198,7 @@ def evaluate(
     success: Callable[[Trajectory], bool] | None = None,
     dataset: str | None = None,
     progress: Callable[[int], None] | None = None,
+    like: Spec | None = None,
 ) -> Evaluation:
     """Plays `episodes` episodes for each target and scores them.
 
@@ -212,6 +213,7 @@ def evaluate(
             without asking where the environment pays for a goal and nothing else.
         dataset: fingerprint of the training data, to be kept beside the scores.
         progress: called with the number of finished episodes, over all targets.
+        like: see `rollout`.
 
     Raises:
         DataError: see `rollout`; also if `targets` is empty or the policy takes none.
@@ -230,7 +232,7 @@ def evaluate(
     for actor in [policy] if targets is None else [policy.with_target(float(target)) for target in targets]:
         done = episodes * len(evaluation.scores)
         count = None if progress is None else (lambda finished, done=done, tell=progress: tell(done + finished))
-        played = rollout(actor, env, episodes=episodes, seed=seed, num_envs=num_envs, progress=count)
+        played = rollout(actor, env, episodes=episodes, seed=seed, num_envs=num_envs, progress=count, like=like)
         evaluation.trajectories.append(played)
         evaluation.scores.append(
             Scores(
@@ -264,7 +266,7 @@ def normalize(env_id: str, returns: np.ndarray | Sequence[float] | float) -> np.
 def library_versions() -> dict[str, str]:
     """Installed versions of what a score depends on; what is not installed is left out."""
     versions = {}
-    for name in ("scanrl", "torch", "numpy", "gymnasium", "mujoco", "gymnasium-robotics"):
+    for name in ("scanrl", "torch", "numpy", "gymnasium", "mujoco", "gymnasium-robotics", "ale-py"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -156,6 +156,7 @@ class Learner:
             targets=settings.targets or None,  # none: the best of the data, or no target where the model takes none
             num_envs=settings.num_envs,
             progress=progress,
+            like=self.model.spec,
         )
         self.model.train()
         return scores.summary()

@@ -21,6 +21,7 @@ from scanrl.checkpoint import load_checkpoint
 from scanrl.kernels import ScanChoice
 from scanrl.models.decision import DecisionModel
 from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
+from scanrl.structure import flat_observations, structured_actions
 from scanrl.types import Context, DataError, Spec
 
 __all__ = ["Policy"]
@@ -116,23 +117,25 @@ class Policy:
             if count is not None:
                 self._streams = self._begun(count)
 
-    def act(
-        self, observations: Any, rewards: Any = 0.0, first: Any = False, *, target_return: Any = None
-    ) -> np.ndarray:
+    def act(self, observations: Any, rewards: Any = 0.0, first: Any = False, *, target_return: Any = None) -> Any:
         """Actions for the present observations.
 
         Args:
-            observations: `(B, *O)`, or `(*O)` for a single stream; raw units.
+            observations: `(B, *O)`, or `(*O)` for a single stream; raw units. A dictionary where the environment has
+                one, with `(B, ...)` or `(...)` in every entry.
             rewards: `(B,)` or a number: what the previous action earned. Ignored in rows that start.
             first: `(B,)` bool or a bool: rows in which an episode starts now. All rows do after `reset`.
             target_return: `(B,)` or a number, for rows that start now; the policy's own by default.
 
         Returns:
-            `(B, A)` float32, or `(B,)` int64 if discrete; without the batch axis for a single stream.
+            `(B, A)` float32, or `(B,)` int64 if discrete; without the batch axis for a single stream. For an action of
+            several parts, what the environment's space has: a dictionary or tuple of such arrays, or `(B, A)` int64.
 
         Raises:
             DataError: a wrong shape, a value that is not finite, or another number of streams than before.
         """
+        if self.spec.observation_parts:
+            observations = flat_observations(self.spec, observations)
         seen = _array("observations", observations, np.float32)
         single = seen.shape == self.spec.observation_shape
         with self._lock:
@@ -146,7 +149,8 @@ class Policy:
             # Everything has been computed: only now does the policy move on, so that a failure changes nothing.
             self._streams = streams
             self._last = _Last(actions, step.timestep, step.return_to_go)
-        return actions[0].copy() if single else actions.copy()  # the caller may write to its own
+        own = actions[0].copy() if single else actions.copy()  # the caller may write to it
+        return structured_actions(self.spec, own) if self.spec.action_parts else own
 
     def step_choice(self) -> ScanChoice:
         """Whether steps are native or in torch, and why."""
@@ -228,8 +232,7 @@ class _Last(NamedTuple):
 
     @classmethod
     def empty(cls, count: int, spec: Spec) -> _Last:
-        kind = np.float32 if spec.action_kind == "continuous" else np.int64
-        return cls(np.zeros((count, *spec.action_shape), kind), np.zeros(count, np.int64), np.zeros(count))
+        return cls(np.zeros((count, *spec.action_shape), spec.action_dtype), np.zeros(count, np.int64), np.zeros(count))
 
 
 def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -23,7 +24,7 @@ def bounded(dataset: Dataset, env: str | None) -> Dataset:
     """The dataset with the environment's actions and id, after checking that the two fit each other."""
     if env is None:
         return dataset
-    spec = environment_spec(env)
+    spec = environment_spec(env, like=dataset.spec)
     difference = spec.difference(dataset.spec, recorded=True)
     if difference is not None:
         raise DataError(f"{dataset.name}: {difference} (from {env})")
@@ -33,19 +34,30 @@ def bounded(dataset: Dataset, env: str | None) -> Dataset:
 
 def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:
     """Actions the environment would not take are most often in other units; what rounding adds is let through."""
+    begin = 0
+    for part in spec.action_parts:
+        if part.low is not None and part.high is not None:
+            _check_columns(dataset, begin, part.low, part.high, env)
+        begin += part.size
     if spec.action_low is None or spec.action_high is None:
         return
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    lowest, highest = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
+    _check_columns(dataset, 0, spec.action_low, spec.action_high, env)
+
+
+def _check_columns(dataset: Dataset, begin: int, lows: Sequence[float], highs: Sequence[float], env: str) -> None:
+    """Whether the entries from `begin` on are within their bounds."""
+    low, high = np.asarray(lows), np.asarray(highs)
+    actions = dataset.actions[:, begin : begin + len(low)]
+    lowest, highest = actions.min(axis=0), actions.max(axis=0)
     excess = np.maximum(low - lowest, highest - high) - 1e-3 * (high - low)
     entry = int(excess.argmax())
     if excess[entry] <= 0:
         return
-    column = dataset.actions[:, entry]
+    column = actions[:, entry]
     share = 100 * np.mean((column < low[entry]) | (column > high[entry]))
     extreme = highest[entry] if highest[entry] - high[entry] > low[entry] - lowest[entry] else lowest[entry]
     raise DataError(
-        f"{dataset.name}: actions[{entry}]: expected within {low[entry]:g} to {high[entry]:g} ({env}), "
+        f"{dataset.name}: actions[{begin + entry}]: expected within {low[entry]:g} to {high[entry]:g} ({env}), "
         f"got {extreme:g} ({share:.3g} % of steps outside)"
     )
 

@@ -11,7 +11,7 @@ makes that grow. Runs with equal `num_envs` are equal to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -19,6 +19,8 @@ import numpy as np
 from gymnasium import spaces
 
 from scanrl.envs.make import EnvSource, environment_id, environment_spec, make_environment, one_line
+from scanrl.spaces import as_space
+from scanrl.structure import action_row, flat_observations, structured_actions
 from scanrl.types import DataError, Spec, Trajectory
 
 __all__ = [
@@ -42,7 +44,7 @@ class Actor(Protocol):
         """Forget everything; the next `act` has `count` rows, all of them fresh."""
         ...
 
-    def act(self, observations: np.ndarray, rewards: np.ndarray, first: np.ndarray) -> np.ndarray:
+    def act(self, observations: np.ndarray, rewards: np.ndarray, first: np.ndarray) -> Any:
         """One action per row.
 
         Args:
@@ -51,7 +53,8 @@ class Actor(Protocol):
             first: `(B,)` bool, true where the row starts an episode and must forget the one before.
 
         Returns:
-            `(B, A)` floating point in environment units, or `(B,)` integers in `[0, action_size)` if discrete.
+            `(B, A)` floating point in environment units, or `(B,)` integers in `[0, action_size)` if discrete. For an
+            action of several parts, what the environment's space has, with `(B, ...)` in every part.
         """
         ...
 
@@ -81,6 +84,7 @@ def rollout(
     num_envs: int | None = None,
     max_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
+    like: Spec | None = None,
 ) -> list[Trajectory]:
     """Plays exactly `episodes` episodes and returns them in order.
 
@@ -95,6 +99,7 @@ def rollout(
         num_envs: environments stepped side by side in this process (default 16, never more than `episodes`).
         max_steps: cut episodes after this many steps (marked as truncated), besides the environment's own limit.
         progress: called with the number of finished episodes after each.
+        like: what the actor was trained on: where that names entries of a dictionary observation, it is shown these.
 
     Returns:
         Trajectories in raw units that hold the actions as applied (clipped to the action space).
@@ -112,7 +117,7 @@ def rollout(
             environments.append(make_environment(env))
         if len({id(e) for e in environments}) < len(environments):
             raise DataError("rollout: env: expected a new environment from each call, got the same one twice")
-        return _play(actor, [_Row(e, max_steps) for e in environments], episodes, seed, progress)
+        return _play(actor, [_Row(e, max_steps, like) for e in environments], episodes, seed, progress)
     finally:
         for environment in environments:
             environment.close()
@@ -131,7 +136,7 @@ def _play(
             observations = np.stack([row.observation for row in rows])  # (B, *O)
             rewards = np.array([row.reward for row in rows], np.float32)
             actions = actor.act(observations, rewards, np.array([row.first for row in rows]))
-            _check_actions(actions, rows)
+            actions = _checked(actions, rows)
             for row, action in zip(rows, actions, strict=True):
                 if row.episode is None or not row.step(action):
                     continue
@@ -152,10 +157,10 @@ class _Row:
     actor keeps its shape, starts over each time instead of running past its longest episode, and we drop the answer.
     """
 
-    def __init__(self, env: gym.Env, max_steps: int | None) -> None:
+    def __init__(self, env: gym.Env, max_steps: int | None, like: Spec | None) -> None:
         self.env, self.max_steps = env, max_steps
         self.name = environment_id(env)
-        self.spec = environment_spec(env)
+        self.spec = environment_spec(env, like=like)
         self.episode: int | None = None
 
     def start(self, episode: int | None, seed: int) -> None:
@@ -195,6 +200,12 @@ class _Row:
         if not np.isfinite(action).all():
             raise self._fault(f"action: expected finite values, got {action}")
         space = self.env.action_space
+        if self.spec.action_parts:
+            taken = structured_actions(self.spec, action)
+            applied = as_space(space, taken)
+            if not space.contains(applied):
+                raise self._fault(f"action: expected one of {space}, got {taken}")
+            return applied, action_row(self.spec, taken).astype(self.spec.action_dtype)
         if isinstance(space, spaces.Discrete):
             if not 0 <= action < space.n:
                 raise self._fault(f"action: expected 0 to {space.n - 1}, got {action}")
@@ -206,14 +217,26 @@ class _Row:
         return applied, applied.astype(np.float32)  # a copy: some environments write to what they are given
 
     def _observe(self, observation: Any) -> np.ndarray:
+        if self.spec.observation_parts:
+            try:
+                observation = flat_observations(self.spec, self._kept(observation))
+            except DataError as error:
+                raise self._fault(str(error)) from None
         with np.errstate(over="ignore"):  # what does not fit in float32 is caught as not finite below
-            found = np.array(observation, np.float32)  # a copy: environments may reuse their buffer
+            found = np.array(observation, self.spec.observation_dtype)  # a copy: environments may reuse their buffer
         if found.shape != self.spec.observation_shape:
             raise self._fault(f"observation: expected shape {self.spec.observation_shape}, got {found.shape}")
         if not np.isfinite(found).all():
             at = np.argwhere(~np.isfinite(found))[0]
             raise self._fault(f"observation: expected finite values, got {found[tuple(at)]} at {at.tolist()}")
         return found
+
+    def _kept(self, observation: Any) -> Any:
+        """The entries of a dictionary that the actor was trained on."""
+        names = [part.name for part in self.spec.observation_parts]
+        if not isinstance(observation, Mapping) or not names[0]:
+            return observation
+        return {name: observation[name] for name in names if name in observation}
 
     def _call(self, call: Callable[[], Any], size: int) -> tuple[Any, ...]:
         try:
@@ -250,7 +273,8 @@ class RandomActor:
     target_return = None
 
     def __init__(self, spec: Spec, seed: int = 0) -> None:
-        if spec.action_kind == "continuous" and (spec.action_low is None or spec.action_high is None):
+        unbounded = spec.action_kind == "continuous" and (spec.action_low is None or spec.action_high is None)
+        if unbounded or any(not part.choices and part.low is None for part in spec.action_parts):
             raise DataError("RandomActor: action_low, action_high: expected bounds, got none")
         self.spec, self.seed = spec, seed
         self.reset(0)
@@ -264,15 +288,26 @@ class RandomActor:
         self._generators: list[Any] = [None] * count
         self._episodes = 0
 
-    def act(self, observations: np.ndarray, rewards: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """`(B, A)` float32, or `(B,)` int64 if discrete."""
+    def act(self, observations: np.ndarray, rewards: np.ndarray, first: np.ndarray) -> Any:
+        """`(B, A)` float32, or `(B,)` int64 if discrete; as the space has it if the action has several parts."""
         for row in np.flatnonzero(first):  # `rollout` hands out episodes in row order, so counting gives their number
             self._generators[row] = np.random.default_rng([self.seed, self._episodes, 1])
             self._episodes += 1
+        if self.spec.action_parts:
+            rows = [self._row(generator) for generator in self._generators]
+            return structured_actions(self.spec, np.array(rows, self.spec.action_dtype))
         if self.spec.action_kind == "discrete":
             return np.array([g.integers(self.spec.action_size) for g in self._generators], np.int64)
         low, high = self.spec.action_low, self.spec.action_high
         return np.array([g.uniform(low, high) for g in self._generators], np.float32)
+
+    def _row(self, generator: Any) -> np.ndarray:
+        """A recorded row of an action of several parts."""
+        parts = [
+            generator.integers(part.choices) if part.choices else generator.uniform(part.low, part.high)
+            for part in self.spec.action_parts
+        ]
+        return np.concatenate(parts)
 
 
 def _check_counts(**counts: int | None) -> None:
@@ -281,10 +316,18 @@ def _check_counts(**counts: int | None) -> None:
             raise DataError(f"rollout: {name}: expected 1 or more, got {count}")
 
 
-def _check_actions(actions: np.ndarray, rows: Sequence[_Row]) -> None:
+def _checked(actions: Any, rows: Sequence[_Row]) -> np.ndarray:
+    """The actor's answer as rows to be recorded `(B, *A)`."""
     spec = rows[0].spec
-    kind, expected = ("i", "u") if spec.action_kind == "discrete" else ("f",), (len(rows), *spec.action_shape)
+    if spec.action_parts:
+        try:
+            actions = action_row(spec, actions)
+        except DataError as error:
+            raise DataError(f"{rows[0].name}: {error}") from None
+    whole = spec.action_dtype is np.int64
+    kind, expected = ("i", "u") if whole else ("f",), (len(rows), *spec.action_shape)
     if np.shape(actions) != expected or actions.dtype.kind not in kind:
-        wanted = "integers" if spec.action_kind == "discrete" else "floating point"
+        wanted = "integers" if whole else "floating point"
         found = f"{np.shape(actions)} {getattr(actions, 'dtype', type(actions).__name__)}"
         raise DataError(f"{rows[0].name}: actions: expected {expected} {wanted}, got {found}")
+    return actions

@@ -50,7 +50,7 @@ def score_run(
     env = env or checkpoint.about.get("env") or checkpoint.spec.env_id
     if not env:
         raise DataError(f"{path}: env: expected an environment (the run was trained without one), got none")
-    spec = environment_spec(env)
+    spec = environment_spec(env, like=checkpoint.spec)
     difference = checkpoint.spec.difference(spec)
     if difference is not None:
         raise DataError(f"{path}: {difference} (from {env})")
@@ -70,6 +70,7 @@ def score_run(
         targets=_wanted(targets, checkpoint.stats, policy),
         num_envs=num_envs,
         dataset=checkpoint.about.get("fingerprint"),
+        like=checkpoint.spec,
     )
     if save is not None:
         played = [episode for group in result.trajectories for episode in group]

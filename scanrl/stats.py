@@ -15,6 +15,7 @@ from scanrl.types import DataError, Spec
 
 __all__ = ["Stats", "return_scale"]
 
+PIXEL_MAX = 255.0
 _BLOCK = 1 << 16
 _ARRAYS = ("observation_mean", "observation_std", "action_low", "action_high")
 
@@ -41,10 +42,12 @@ class Stats:
     """Scales of one dataset, all in raw units.
 
     Attributes:
-        observation_mean: `(*O)` float32, over all steps.
-        observation_std: `(*O)` float32, population standard deviation + 1e-6; 1 where an entry never changes.
+        observation_mean: `(*O)` float32, over all steps; `()` and 0 for images.
+        observation_std: `(*O)` float32, population standard deviation + 1e-6; 1 where an entry never changes. `()` and
+            255 for images, whose pixels thus become 0 to 1.
         return_scale: returns-to-go are divided by this before they reach the network; a power of ten, never 0.
-        action_low: `(A,)` float32, bounds of the environment or, where unknown, of the data; `None` if discrete.
+        action_low: `(A,)` float32, bounds of the environment or, where unknown, of the data; `None` if all entries are
+            choices. Choices among other entries have -1 and 1 here, which leaves them unscaled.
         action_high: likewise.
         max_length: steps of the longest episode.
         return_max: highest return of an episode.
@@ -63,7 +66,10 @@ class Stats:
     @classmethod
     def fit(cls, dataset: Recorded) -> Stats:
         """The figures of `dataset`, accumulated in float64."""
-        mean, std = _moments(dataset.observations)
+        if dataset.spec.is_image:  # as the papers have it; a pass over hours of pictures would tell little more
+            mean, std = np.zeros(()), np.full((), PIXEL_MAX - 1e-6)
+        else:
+            mean, std = _moments(dataset.observations)
         low, high = _action_bounds(dataset)
         returns = dataset.returns
         return cls(
@@ -132,11 +138,27 @@ def _moments(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _action_bounds(dataset: Recorded) -> tuple[np.ndarray | None, np.ndarray | None]:
     spec = dataset.spec
-    if spec.action_kind == "discrete":
+    if spec.action_kind in ("discrete", "multi_discrete"):
         return None, None
     low, high = dataset.actions.min(axis=0), dataset.actions.max(axis=0)
-    if spec.action_low is not None and spec.action_high is not None:
-        given_low, given_high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    given = _given_bounds(spec)
+    if given is not None:
+        given_low, given_high = given
         low = np.where(np.isfinite(given_low), given_low, low)
         high = np.where(np.isfinite(given_high), given_high, high)
     return low.astype(np.float32), high.astype(np.float32)
+
+
+def _given_bounds(spec: Spec) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bounds of the recorded row as the spec has them, not finite where it has none."""
+    if spec.action_kind == "mixed":
+        unknown = np.inf
+        lows, highs = [], []
+        for part in spec.action_parts:
+            default = 1.0 if part.choices else unknown
+            lows.append(np.full(part.size, -default) if part.low is None else np.asarray(part.low))
+            highs.append(np.full(part.size, default) if part.high is None else np.asarray(part.high))
+        return np.concatenate(lows), np.concatenate(highs)
+    if spec.action_low is None or spec.action_high is None:
+        return None
+    return np.asarray(spec.action_low), np.asarray(spec.action_high)

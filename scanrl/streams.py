@@ -276,7 +276,7 @@ class WindowStreams(Streams):
         steps = model.config.context if context == "elastic" else context
         self._device = model.norm.weight.device
         spec = model.spec
-        kind = model.norm.weight.dtype if spec.action_kind == "continuous" else torch.int64
+        kind = torch.int64 if spec.action_dtype is np.int64 else model.norm.weight.dtype
 
         def zeros(*shape: int, dtype: torch.dtype = model.norm.weight.dtype) -> Tensor:
             return torch.zeros(count, steps, *shape, dtype=dtype, device=self._device)

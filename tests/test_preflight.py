@@ -44,7 +44,7 @@ def test_actions_outside_the_environments_bounds_are_refused_with_nothing_writte
 
 def test_the_entry_of_the_action_that_is_furthest_outside_is_named(monkeypatch):
     spec = Spec((5,), "continuous", 2, (-1.0, -0.5), (1.0, 0.25), "A-v0")
-    monkeypatch.setattr(preflight, "environment_spec", lambda env: spec)
+    monkeypatch.setattr(preflight, "environment_spec", lambda env, like: spec)
     with pytest.raises(DataError, match=r"^made-up: actions\[1\]: expected within -0.5 to 0.25 \(A-v0\), got 0.99"):
         preflight.bounded(make_dataset(), "A-v0")
 

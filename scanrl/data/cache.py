@@ -22,7 +22,7 @@ from scanrl.types import DataError
 
 __all__ = ["CONVERTER_VERSION", "cache_folder", "converted"]
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Raise it when a reader gives other columns for the same file: older cache entries are then not used."""
 
 _log = logging.getLogger("scanrl.data")

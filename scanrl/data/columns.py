@@ -87,10 +87,15 @@ def _convert(name: str, arrays: Mapping[str, Any], spec: Spec | None) -> dict[st
     for field, array in columns.items():
         if len(array) != len(rewards):
             raise DataError(f"{name}: {field}: expected {len(rewards)} values, got {len(array)}")
-    stored = {"observations": np.float32, "rewards": np.float32}
-    for field, dtype in stored.items():
+    seen = _observation_dtype(columns["observations"]) if spec is None else spec.observation_dtype
+    for field, dtype in {"observations": seen, "rewards": np.float32}.items():
         columns[field] = _stored(columns[field], dtype)
     return columns
+
+
+def _observation_dtype(array: np.ndarray) -> str:
+    """Pictures of bytes stay what they are, everything else becomes float32."""
+    return "uint8" if array.dtype == np.uint8 and array.ndim in (3, 4) else "float32"
 
 
 def _numbers(name: str, field: str, values: Any) -> np.ndarray:
@@ -122,6 +127,8 @@ def _flags(name: str, field: str, values: Any) -> np.ndarray:
 def _actions(name: str, values: Any, spec: Spec | None) -> np.ndarray:
     """Integers `(n,)` or `(n, 1)` are choices, everything else a vector; a given spec decides instead."""
     array = _numbers(name, "actions", values)
+    if spec is not None and spec.action_parts:
+        return _stored(_rows(name, array, spec), spec.action_dtype)
     column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
     discrete = array.dtype.kind in "iu" and column if spec is None else spec.action_kind == "discrete"
     if discrete:
@@ -132,6 +139,15 @@ def _actions(name: str, values: Any, spec: Spec | None) -> np.ndarray:
     if array.ndim > 2:
         raise DataError(f"{name}: actions: expected a vector per step, got shape {array.shape[1:]}")
     return _stored(array.reshape(len(array), -1), np.float32)
+
+
+def _rows(name: str, array: np.ndarray, spec: Spec) -> np.ndarray:
+    """Actions of several parts: one row of as many entries as the parts have."""
+    if array.shape[1:] != spec.action_shape:
+        raise DataError(f"{name}: actions: expected shape {spec.action_shape} per step, got {array.shape[1:]}")
+    if spec.action_dtype is np.int64 and array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        raise DataError(f"{name}: actions: expected whole numbers, got {array.dtype}")
+    return array
 
 
 def _stored(array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -185,4 +201,5 @@ def _infer(columns: dict[str, np.ndarray], env_id: str | None) -> Spec:
     discrete = actions.ndim == 1
     size = max(int(actions.max()) + 1, 1) if discrete else actions.shape[1]
     kind = "discrete" if discrete else "continuous"
-    return Spec(columns["observations"].shape[1:], kind, size, env_id=env_id)
+    seen: Any = columns["observations"].dtype.name
+    return Spec(columns["observations"].shape[1:], kind, size, env_id=env_id, observation_dtype=seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +34,8 @@ class Dataset:
         source: where it came from, e.g. `{"uri": ..., "sha256": ...}`.
 
     Attributes:
-        observations: `(n, *O)` float32.
-        actions: `(n, A)` float32, or `(n,)` int64 if discrete.
+        observations: `(n, *O)` float32, or uint8 if images.
+        actions: `(n, A)` float32, `(n,)` int64 if discrete, or `(n, A)` int64 if several choices.
         rewards: `(n,)` float32.
         terminations: `(n,)` bool.
         truncations: `(n,)` bool.
@@ -121,8 +122,8 @@ class Dataset:
     def _check_layout(self) -> None:
         spec, n = self.spec, len(self.rewards)
         expected = {
-            "observations": (np.float32, (n, *spec.observation_shape)),
-            "actions": (np.float32 if spec.action_kind == "continuous" else np.int64, (n, *spec.action_shape)),
+            "observations": (np.dtype(spec.observation_dtype), (n, *spec.observation_shape)),
+            "actions": (spec.action_dtype, (n, *spec.action_shape)),
             "rewards": (np.float32, (n,)),
             "terminations": (np.bool_, (n,)),
             "truncations": (np.bool_, (n,)),
@@ -176,7 +177,8 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) over spec, offsets and column bytes: equal data, equal fingerprint."""
-        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        spec = replace(self.spec, observation_parts=())  # names that older stores of the same data do not have
+        digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
         for field, array in {**self.columns, "offsets": self.offsets}.items():
             digest.update(f"{field} {array.dtype.name} {array.shape}".encode())
             digest_array(digest, array)

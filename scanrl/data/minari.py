@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def _leaves(name: str, group: Any, prefix: str, depth: int) -> Iterator[tuple[st
 def _spec(name: str, source: Any, observation_keys: list[str] | None) -> Spec:
     from gymnasium import spaces
 
+    from scanrl.spaces import spec_of
+
     space, actions = source.observation_space, source.action_space
     if isinstance(space, spaces.Dict):
         present = list(space.spaces)
@@ -95,41 +98,49 @@ def _spec(name: str, source: Any, observation_keys: list[str] | None) -> Spec:
                 f"{name}: observation_keys: expected some of {present}, got {observation_keys} "
                 "(scanrl data convert --observation-keys)"
             )
-        shape = (sum(int(np.prod(space[key].shape or ())) for key in observation_keys),)
-    elif isinstance(space, spaces.Box | spaces.Discrete):
-        shape = space.shape or ()
-    else:
-        raise DataError(f"{name}: observation_space: expected Box, Discrete or Dict, got {type(space).__name__}")
+    if isinstance(actions, spaces.Discrete) and actions.start != 0:
+        raise DataError(f"{name}: action_space: expected choices from 0, got from {actions.start}")
     env_id = source.env_spec.id if source.env_spec is not None else None
-    if isinstance(actions, spaces.Discrete):
-        if actions.start != 0:
-            raise DataError(f"{name}: action_space: expected choices from 0, got from {actions.start}")
-        return Spec(shape, "discrete", int(actions.n), env_id=env_id)
-    if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
-        raise DataError(f"{name}: action_space: expected Discrete or a Box of one axis, got {actions}")
-    low, high = (tuple(bound.astype(float).tolist()) for bound in (actions.low, actions.high))
-    return Spec(shape, "continuous", actions.shape[0], low, high, env_id)
+    spec = spec_of(name, space, actions, env_id=env_id, observation_keys=observation_keys)
+    if isinstance(space, spaces.Discrete):  # recorded as the number it is, as always
+        spec = replace(spec, observation_shape=(), observation_parts=())
+    if isinstance(actions, spaces.Box):  # bounds as the file has them, also where only some are finite
+        low, high = (tuple(bound.astype(float).tolist()) for bound in (actions.low, actions.high))
+        spec = replace(spec, action_low=low, action_high=high)
+    return spec
 
 
 def _episodes(name: str, source: Any, spec: Spec, observation_keys: list[str] | None) -> Iterator[Trajectory]:
     for index, episode in enumerate(source.iterate_episodes()):
         place = f"{name}: episode {index}"
         arrays = {
-            "observations": _observations(place, episode.observations, observation_keys),
-            **{field: np.asarray(getattr(episode, field)) for field in ("actions", "rewards")},
+            "observations": _observations(place, episode.observations, spec, observation_keys),
+            "actions": _actions(place, episode.actions, spec),
+            "rewards": np.asarray(episode.rewards),
             **{field: np.asarray(getattr(episode, field)) for field in ("terminations", "truncations")},
         }
         yield _trajectory(place, arrays, spec)
 
 
-def _observations(place: str, values: Any, keys: list[str] | None) -> np.ndarray:
+def _actions(place: str, values: Any, spec: Spec) -> np.ndarray:
+    from scanrl.structure import action_row
+
+    try:
+        return action_row(spec, values)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+def _observations(place: str, values: Any, spec: Spec, keys: list[str] | None) -> np.ndarray:
+    from scanrl.structure import flat_observations
+
     if not isinstance(values, dict):
-        return np.asarray(values)
+        return np.asarray(flat_observations(spec, values))
     parts = [np.asarray(values[key]) for key in keys or ()]
     lengths = {key: len(part) for key, part in zip(keys or (), parts, strict=True)}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{place}: observations: expected entries of equal length, got {lengths}")
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    return flat_observations(spec, dict(zip(keys or (), parts, strict=True)))
 
 
 def _trajectory(place: str, arrays: dict[str, np.ndarray], spec: Spec) -> Trajectory:

@@ -10,6 +10,8 @@ from scanrl.data.dataset import Dataset
 
 __all__ = ["summary"]
 
+_WHERE_SET = ("action_parts", "observation_parts", "observation_dtype", "frame_stack")
+
 
 def summary(dataset: Dataset) -> dict[str, Any]:
     """Counts, shapes, lengths and returns (raw units) as plain values."""
@@ -24,6 +26,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "observation_shape": list(spec.observation_shape),
         "action_kind": spec.action_kind,
         "action_size": spec.action_size,
+        **{name: value for name, value in spec.to_json().items() if name in _WHERE_SET},
         "length_min": int(lengths.min()),
         "length_mean": float(lengths.mean()),
         "length_max": int(lengths.max()),

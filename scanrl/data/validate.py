@@ -76,11 +76,26 @@ def _both_flags(dataset: Dataset) -> str | None:
 
 
 def _action_range(dataset: Dataset) -> str | None:
-    if dataset.spec.action_kind != "discrete":
+    spec = dataset.spec
+    if spec.action_kind == "discrete":
+        return _choice_range(dataset, "actions", dataset.actions, spec.action_size)
+    begin = 0
+    for part in spec.action_parts:
+        for offset, size in enumerate(part.choices):
+            entry = begin + offset
+            problem = _choice_range(dataset, f"actions[{entry}]", dataset.actions[:, entry], size)
+            if problem is not None:
+                return problem
+        begin += part.size
+    return None
+
+
+def _choice_range(dataset: Dataset, what: str, column: np.ndarray, size: int) -> str | None:
+    """Whether a column holds whole numbers from 0 to `size - 1`."""
+    wrong = (column < 0) | (column >= size)
+    if column.dtype.kind == "f":
+        wrong |= column != np.floor(column)
+    at = np.flatnonzero(wrong)
+    if not at.size:
         return None
-    size = dataset.spec.action_size
-    wrong = np.flatnonzero((dataset.actions < 0) | (dataset.actions >= size))
-    if not wrong.size:
-        return None
-    found = dataset.actions[wrong[0]]
-    return f"{_place(dataset, int(wrong[0]))}: actions: expected 0 to {size - 1}, got {found}"
+    return f"{_place(dataset, int(at[0]))}: {what}: expected 0 to {size - 1}, got {column[at[0]]}"

@@ -82,10 +82,10 @@ class _Windows:
         for name, value in (("context", context), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        self._discrete = dataset.spec.action_kind == "discrete"
+        self._whole = dataset.spec.action_dtype is np.int64
         self._observation_shape = dataset.spec.observation_shape
         self._observation_size = dataset.spec.observation_size
-        self._tables = _tables(dataset, with_actions=not self._discrete)
+        self._tables = _tables(dataset, with_actions=not self._whole)
         self._actions = np.asarray(dataset.actions)
         self._offsets = np.array(dataset.offsets)
         self._ahead = np.arange(context)
@@ -100,7 +100,7 @@ class _Windows:
         # "clip" only keeps the last windows inside the array, and lets numpy write without a second buffer.
         parts = [table.take(steps, axis=0, mode="clip") for table in self._tables]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        actions = self._actions.take(steps, mode="clip") if self._discrete else None
+        actions = self._actions.take(steps, axis=0, mode="clip") if self._whole else None
         if not mask.all():
             padded = ~mask
             rows[padded] = 0

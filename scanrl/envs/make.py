@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gymnasium as gym
 from gymnasium import error as gym_error
-from gymnasium import spaces
 
+from scanrl.spaces import spec_of
 from scanrl.types import DataError, Spec
 
 __all__ = ["EnvSource", "environment_id", "environment_spec", "make_environment", "one_line"]
@@ -18,34 +18,28 @@ EnvSource = str | Callable[[], gym.Env]
 """A Gymnasium id, or a function that makes a new environment each time it is called."""
 
 
-def environment_spec(env: EnvSource | gym.Env) -> Spec:
+def environment_spec(env: EnvSource | gym.Env, *, like: Spec | None = None) -> Spec:
     """Shapes and kinds of an environment, from its spaces.
 
+    Args:
+        like: whose entries of a dictionary observation to keep, in its order, where it names some.
+
     Raises:
-        DataError: the observation space is not a Box, or the action space neither a Box of one axis nor Discrete.
+        DataError: a space that has no `Spec` (see `scanrl.spaces.spec_of`).
     """
+    keys = [part.name for part in like.observation_parts if part.name] if like is not None else []
     if isinstance(env, gym.Env):
-        return _spec(env)
+        return _spec(env, keys or None)
     made = make_environment(env)
     try:
-        return _spec(made)
+        return _spec(made, keys or None)
     finally:
         made.close()
 
 
-def _spec(env: gym.Env) -> Spec:
-    name, seen, taken = environment_id(env), env.observation_space, env.action_space
-    if not isinstance(seen, spaces.Box):
-        hint = "wrap it in gymnasium.wrappers.FlattenObservation"
-        raise DataError(f"{name}: observation space: expected Box, got {type(seen).__name__} ({hint})")
-    if isinstance(taken, spaces.Discrete):
-        return Spec(seen.shape, "discrete", int(taken.n), env_id=name)
-    if not isinstance(taken, spaces.Box) or len(taken.shape) != 1:
-        raise DataError(f"{name}: action space: expected Discrete or Box of shape (A,), got {taken}")
-    low = high = None
-    if taken.is_bounded():
-        low, high = (tuple(map(float, x)) for x in (taken.low, taken.high))
-    return Spec(seen.shape, "continuous", taken.shape[0], low, high, name)
+def _spec(env: gym.Env, keys: Sequence[str] | None) -> Spec:
+    name, stack = environment_id(env), env.metadata.get("frame_stack", 1)
+    return spec_of(name, env.observation_space, env.action_space, env_id=name, observation_keys=keys, frame_stack=stack)
 
 
 def environment_id(env: gym.Env) -> str:

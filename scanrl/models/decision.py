@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.kernels.native_step import Code
-from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, ReturnHead, Stack, State, Tokens
+from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, PartsHead, ReturnHead, Stack, State, Tokens
 from scanrl.nn.mamba import Mamba
 from scanrl.nn.program import LAST, NoNativeStep, Program
 from scanrl.stats import Stats
@@ -208,6 +208,12 @@ def head_for(config: ModelConfig, spec: Spec) -> Head:
         DataError: it does not serve the spec's kind of action.
     """
     name = config.head
+    if spec.action_parts:
+        real = any(not part.choices for part in spec.action_parts)
+        wanted = (AUTOMATIC[name] if real else "categorical") if name in AUTOMATIC else name
+        if HEADS[wanted].kind != ("continuous" if real else "discrete"):
+            raise DataError(f"model.head: expected a head for {spec.action_kind} actions, got {name!r}")
+        return PartsHead(config.width, spec.action_parts, HEADS[wanted])
     if name in AUTOMATIC:
         name = AUTOMATIC[name] if spec.action_kind == "continuous" else "categorical"
     if HEADS[name].kind != spec.action_kind:

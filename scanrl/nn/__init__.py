@@ -9,7 +9,7 @@ from scanrl.nn.attention import Attention
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.entropy import EntropyGaussianHead
 from scanrl.nn.gloma import GLoMa
-from scanrl.nn.heads import CategoricalHead, GaussianHead, Head, RegressionHead
+from scanrl.nn.heads import CategoricalHead, GaussianHead, Head, PartsHead, RegressionHead
 from scanrl.nn.local import LocalConv, LocalLinear
 from scanrl.nn.mamba import Mamba
 from scanrl.nn.mamba2 import Mamba2
@@ -18,7 +18,19 @@ from scanrl.nn.returns import ReturnHead
 from scanrl.nn.s4d import S4D
 from scanrl.nn.tokens import Tokens
 
-__all__ = ["HEADS", "MIXERS", "Head", "Mixer", "ModelConfig", "ReturnHead", "Stack", "State", "Tokens", "replace_rows"]
+__all__ = [
+    "HEADS",
+    "MIXERS",
+    "Head",
+    "Mixer",
+    "ModelConfig",
+    "PartsHead",
+    "ReturnHead",
+    "Stack",
+    "State",
+    "Tokens",
+    "replace_rows",
+]
 
 MIXERS: dict[str, Callable[[ModelConfig], Mixer]] = {
     "attention": Attention,

@@ -55,7 +55,8 @@ class ModelConfig:
     """Training window, environment steps. Attention also remembers this many steps when it acts recurrently."""
     head: HeadName = "auto"
     """Action head: auto takes regression (tanh, squared error) for continuous actions, categorical for discrete;
-    auto_entropy takes entropy_gaussian or categorical."""
+    auto_entropy takes entropy_gaussian or categorical. An action of several parts has one for each; the name is then
+    that of its continuous parts' heads."""
     time_embedding: bool = False
     """Add a learned embedding of the step index within the episode to every token of the step."""
     max_length: int = 1000

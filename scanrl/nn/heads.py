@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scanrl.nn.program import LAST, NoNativeStep, Program, Register
+from scanrl.types import ActionPart
 
-__all__ = ["CategoricalHead", "GaussianHead", "Head", "RegressionHead", "draw_normal", "masked_mean"]
+__all__ = [
+    "CategoricalHead",
+    "GaussianHead",
+    "Head",
+    "PartsHead",
+    "RegressionHead",
+    "draw_normal",
+    "masked_mean",
+]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -34,7 +45,7 @@ class Head(nn.Module, ABC):
     """One linear layer and a distribution over actions (a point, for regression)."""
 
     kind: str
-    """The action kind it serves: `continuous` or `discrete`."""
+    """The action kind it serves: `continuous` or `discrete`. Actions of several parts have one head for each."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -46,7 +57,11 @@ class Head(nn.Module, ABC):
 
     def act(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions `(B, A)` or `(B,)` for `hidden` `(B, D)`: the mode, or a sample if a generator is given."""
-        return self.choose(self.linear(hidden), generator)
+        return self.choose(self.outputs(hidden), generator)
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """What `choose` chooses from."""
+        return self.linear(hidden)
 
     @abstractmethod
     def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -95,7 +110,7 @@ class CategoricalHead(Head):
 
     def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
         logits = self.linear(hidden)
-        entropy = F.cross_entropy(logits.flatten(0, -2), actions.flatten(), reduction="none")
+        entropy = F.cross_entropy(logits.flatten(0, -2), actions.flatten().long(), reduction="none")
         return masked_mean(entropy.view(actions.shape), mask)
 
     def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -137,3 +152,56 @@ class GaussianHead(Head):
     def _moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = outputs.chunk(2, -1)
         return torch.tanh(mean), log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
+
+
+class PartsHead(Head):
+    """One head for each part of an action: a softmax for every choice, `continuous` for real entries; losses added.
+
+    Args:
+        width: of the hidden state, D.
+        parts: what the entries of an action are.
+        continuous: the head of real entries.
+    """
+
+    kind = "mixed"
+
+    def __init__(self, width: int, parts: Sequence[ActionPart], continuous: type[Head]) -> None:
+        nn.Module.__init__(self)  # no linear layer of its own
+        heads: list[Head] = []
+        self._entries: list[slice | int] = []
+        self._outputs: list[int] = []
+        begin = 0
+        for part in parts:
+            if part.choices:
+                heads += [CategoricalHead(width, size) for size in part.choices]
+                self._entries += range(begin, begin + part.size)
+            else:
+                heads.append(continuous(width, part.size))
+                self._entries.append(slice(begin, begin + part.size))
+            begin += part.size
+        self.heads = nn.ModuleList(heads)
+        self._outputs = [head.linear.out_features for head in heads]
+
+    def loss(self, hidden: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
+        losses = [head.loss(hidden, actions[..., entry], mask) for head, entry in self._pairs()]
+        return torch.stack(losses).sum()
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        return torch.cat([head.outputs(hidden) for head, _ in self._pairs()], -1)
+
+    def choose(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        chosen = []
+        for (head, entry), values in zip(self._pairs(), outputs.split(self._outputs, -1), strict=True):
+            actions = head.choose(values, generator)
+            chosen.append(actions[:, None] if isinstance(entry, int) else actions)
+        return torch.cat([actions.to(outputs.dtype) for actions in chosen], -1) if self._real else torch.cat(chosen, -1)
+
+    def lower_outputs(self, program: Program, hidden: Register) -> Register:
+        raise NoNativeStep("actions of several parts have no native step")
+
+    @property
+    def _real(self) -> bool:
+        return any(isinstance(entry, slice) for entry in self._entries)
+
+    def _pairs(self) -> list[tuple[Head, slice | int]]:
+        return [(cast(Head, head), entry) for head, entry in zip(self.heads, self._entries, strict=True)]

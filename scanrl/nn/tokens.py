@@ -16,9 +16,9 @@ from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
 from scanrl.stats import Stats
-from scanrl.types import Spec
+from scanrl.types import ActionPart, Spec
 
-__all__ = ["Tokens"]
+__all__ = ["PartsEmbedding", "Tokens"]
 
 
 class Tokens(nn.Module):
@@ -38,15 +38,9 @@ class Tokens(nn.Module):
         super().__init__()
         self.layout, self.max_length, self.spec = config.layout, config.max_length, spec
         self.head = config.head_letters
-        width, discrete = config.width, spec.action_kind == "discrete"
-        sizes = {"R": 1, "s": spec.observation_size, "a": spec.action_size, "r": 1}
-        self.embeddings = nn.ModuleDict(
-            # ModuleDict keys may not differ by case alone on every file system that stores them; spell them out.
-            {
-                _WORDS[x]: nn.Embedding(sizes[x], width) if x == "a" and discrete else nn.Linear(sizes[x], width)
-                for x in config.layout
-            }
-        )
+        width = self.width = config.width
+        # ModuleDict keys may not differ by case alone on every file system that stores them; spell them out.
+        self.embeddings = nn.ModuleDict({_WORDS[letter]: _embedding(letter, width, spec) for letter in config.layout})
         self.begins = nn.Embedding(1, width) if config.merged else None
         self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
         self.norm = nn.LayerNorm(width)
@@ -81,7 +75,7 @@ class Tokens(nn.Module):
 
     def summed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor) -> Tensor:
         """The part of a merged token `(B, D)` that these letters make, from raw values `(B, ...)`."""
-        nothing = self.norm.weight.new_zeros(len(timesteps), len(self.norm.weight))
+        nothing = self.observation_std.new_zeros(len(timesteps), self.width)
         return sum((self._raw(letter, values, timesteps) for letter, values in tokens), nothing)
 
     def merge(self, total: Tensor, timesteps: Tensor) -> Tensor:
@@ -98,14 +92,14 @@ class Tokens(nn.Module):
         return (observations.reshape(*observations.shape[:2], -1) - self.observation_mean) / self.observation_std
 
     def scale_actions(self, actions: Tensor) -> Tensor:
-        """Environment units to the head's: [-1, 1] for continuous actions, integers unchanged."""
-        if self.spec.action_kind == "discrete":
+        """Environment units to the head's: [-1, 1] for continuous entries, choices unchanged."""
+        if self.spec.action_dtype is np.int64:
             return actions
         return (actions - self.action_centre) / self.action_half
 
     def unscale_actions(self, actions: Tensor) -> Tensor:
         """The inverse of `scale_actions`."""
-        if self.spec.action_kind == "discrete":
+        if self.spec.action_dtype is np.int64:
             return actions
         return actions * self.action_half + self.action_centre
 
@@ -129,6 +123,8 @@ class Tokens(nn.Module):
 
     def _lower_raw(self, program: Program, letter: str, token: Register, rows: int) -> None:
         embedding = self.embeddings[_WORDS[letter]]
+        if isinstance(embedding, PartsEmbedding):
+            raise NoNativeStep("actions of several parts have no native step")
         if isinstance(embedding, nn.Embedding):
             program.table("action", embedding.weight, rows, into=token)
             return
@@ -155,6 +151,41 @@ class Tokens(nn.Module):
         if self.time is not None:
             token = token + self.time(timesteps.clamp(max=self.max_length - 1))
         return token
+
+
+class PartsEmbedding(nn.Module):
+    """An action of several parts as one token: a table for every choice, a linear map for real entries, added."""
+
+    def __init__(self, parts: Sequence[ActionPart], width: int) -> None:
+        super().__init__()
+        embeddings: list[nn.Module] = []
+        self._entries: list[slice | int] = []
+        begin = 0
+        for part in parts:
+            if part.choices:
+                embeddings += [nn.Embedding(size, width) for size in part.choices]
+                self._entries += range(begin, begin + part.size)
+            else:
+                embeddings.append(nn.Linear(part.size, width))
+                self._entries.append(slice(begin, begin + part.size))
+            begin += part.size
+        self.embeddings = nn.ModuleList(embeddings)
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """`(..., D)` for scaled actions `(..., A)`."""
+        tokens = [
+            embedding(actions[..., entry].long() if isinstance(entry, int) else actions[..., entry])
+            for embedding, entry in zip(self.embeddings, self._entries, strict=True)
+        ]
+        return torch.stack(tokens).sum(0)
+
+
+def _embedding(letter: str, width: int, spec: Spec) -> nn.Module:
+    if letter == "a" and spec.action_parts:
+        return PartsEmbedding(spec.action_parts, width)
+    if letter == "a" and spec.action_kind == "discrete":
+        return nn.Embedding(spec.action_size, width)
+    return nn.Linear({"s": spec.observation_size, "a": spec.action_size}.get(letter, 1), width)
 
 
 _WORDS = {"R": "return_to_go", "s": "observation", "a": "action", "r": "reward"}
