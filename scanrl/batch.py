@@ -19,8 +19,10 @@ class Batch(NamedTuple):
     """Windows of equal length, padded on the right, in raw units.
 
     Attributes:
-        observations: `(B, T, *O)` float32; zero where padded.
-        actions: `(B, T, A)` float32, or `(B, T)` int64 if discrete; zero where padded.
+        observations: `(B, T, *O)` float32; zero where padded. Images are uint8; where a step sees `k > 1` of them,
+            consecutive ones `(B, T + k - 1, *O)`, those before the window first, or stacked ones `(B, T, k, *O)`.
+        actions: `(B, T, A)` float32, `(B, T)` int64 if discrete, `(B, T, A)` int64 if several choices; zero where
+            padded.
         rewards: `(B, T)` float32.
         returns_to_go: `(B, T)` float32, undiscounted sum of this and all later rewards of the episode.
         timesteps: `(B, T)` int64, index of the step within its episode.

@@ -136,7 +136,7 @@ class Policy:
         """
         if self.spec.observation_parts:
             observations = flat_observations(self.spec, observations)
-        seen = _array("observations", observations, np.float32)
+        seen = _pixels(observations) if self.spec.is_image else _array("observations", observations, np.float32)
         single = seen.shape == self.spec.observation_shape
         with self._lock:
             step = self._check(seen[None] if single else seen, rewards, first, target_return)
@@ -149,6 +149,7 @@ class Policy:
             # Everything has been computed: only now does the policy move on, so that a failure changes nothing.
             self._streams = streams
             self._last = _Last(actions, step.timestep, step.return_to_go)
+            self._images = step.observation
         own = actions[0].copy() if single else actions.copy()  # the caller may write to it
         return structured_actions(self.spec, own) if self.spec.action_parts else own
 
@@ -219,7 +220,17 @@ class Policy:
         if np.count_nonzero(starts):
             earned = np.where(starts, np.float32(0.0), earned)
             return_to_go, timestep = np.where(starts, wanted, return_to_go), np.where(starts, 0, timestep)
-        return Step(*last, earned, starts, seen, timestep, return_to_go)
+        return Step(*last, earned, starts, self._stacked(seen, starts), timestep, return_to_go)
+
+    def _stacked(self, seen: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Images `(B, k, *O)`, the present ones last; before an episode's start they are black."""
+        if self.spec.frame_stack == 1:
+            return seen
+        stacked = np.zeros((len(seen), self.spec.frame_stack, *seen.shape[1:]), np.uint8)
+        stacked[:, -1] = seen
+        if self._last is not None:
+            stacked[~starts, :-1] = self._images[~starts, 1:]
+        return stacked
 
 
 class _Last(NamedTuple):
@@ -240,6 +251,13 @@ def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:
         return np.asarray(values, dtype=kind, order="C")
     except (TypeError, ValueError):
         raise DataError(f"act: {name}: expected an array of numbers, got {type(values).__name__}") from None
+
+
+def _pixels(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype != np.uint8:  # a picture of 0 to 1 would become black without a word
+        raise DataError(f"act: observations: expected images of uint8, 0 to 255, got {array.dtype}")
+    return np.ascontiguousarray(array)
 
 
 def _column(name: str, values: Any, kind: type[np.generic], count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -29,7 +30,7 @@ def bounded(dataset: Dataset, env: str | None) -> Dataset:
     if difference is not None:
         raise DataError(f"{dataset.name}: {difference} (from {env})")
     _check_bounds(dataset, spec, env)
-    return dataset.with_spec(spec)
+    return dataset.with_spec(replace(spec, frame_stack=max(spec.frame_stack, dataset.spec.frame_stack)))
 
 
 def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:

@@ -48,7 +48,7 @@ class Step(NamedTuple):
     last_return_to_go: np.ndarray  # (B,) float64
     reward: np.ndarray  # (B,) float32: what the last action earned; 0 in rows that start
     first: np.ndarray  # (B,) bool: rows that start an episode
-    observation: np.ndarray  # (B, *O) float32
+    observation: np.ndarray  # (B, *O) float32; (B, *O) or (B, k, *O) uint8 if images
     timestep: np.ndarray  # (B,) int64
     return_to_go: np.ndarray  # (B,) float64
 
@@ -278,11 +278,14 @@ class WindowStreams(Streams):
         spec = model.spec
         kind = torch.int64 if spec.action_dtype is np.int64 else model.norm.weight.dtype
 
-        def zeros(*shape: int, dtype: torch.dtype = model.norm.weight.dtype) -> Tensor:
+        real = model.norm.weight.dtype
+        stack = (spec.frame_stack,) if spec.frame_stack > 1 else ()
+
+        def zeros(*shape: int, dtype: torch.dtype = real) -> Tensor:
             return torch.zeros(count, steps, *shape, dtype=dtype, device=self._device)
 
         self._columns = {
-            "observations": zeros(*spec.observation_shape),
+            "observations": zeros(*stack, *spec.observation_shape, dtype=torch.uint8 if spec.is_image else real),
             "actions": zeros(*spec.action_shape, dtype=kind),
             "rewards": zeros(),
             "returns_to_go": zeros(),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scanrl.data.columns import from_episodes, from_flat
+from scanrl.data.rows import Rows
 from scanrl.types import COLUMNS, DataError, Spec, Trajectory
 
 __all__ = ["Dataset", "digest_array"]
@@ -200,7 +201,7 @@ class Dataset:
         return Dataset(self.columns, self.offsets, spec, self.name, fingerprint=self.fingerprint, source=self.source)
 
     def select(self, episodes: Sequence[int] | np.ndarray) -> Dataset:
-        """A copy with these episodes, in this order; negative indices count from the end.
+        """A copy with these episodes, in this order; negative indices count from the end. Images are not copied.
 
         Raises:
             DataError: no episode is left.
@@ -211,7 +212,11 @@ class Dataset:
         lengths = self.lengths[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         steps = np.repeat(self.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        columns = {field: array[steps] for field, array in self.columns.items()}
+        columns: dict[str, Any] = {
+            field: array[steps] for field, array in self.columns.items() if field != "observations"
+        }
+        seen = self.observations
+        columns["observations"] = Rows(seen, steps) if self.spec.is_image else seen[steps]
         return Dataset(columns, offsets, self.spec, self.name, source=self.source)
 
     def best(self, fraction: float) -> Dataset:

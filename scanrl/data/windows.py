@@ -14,6 +14,7 @@ import torch
 
 from scanrl.batch import Batch
 from scanrl.data.dataset import Dataset
+from scanrl.data.frames import gather_frames
 
 __all__ = ["WindowSampler", "iterate_windows"]
 
@@ -83,8 +84,9 @@ class _Windows:
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         self._whole = dataset.spec.action_dtype is np.int64
+        self._images = dataset if dataset.spec.is_image else None
         self._observation_shape = dataset.spec.observation_shape
-        self._observation_size = dataset.spec.observation_size
+        self._observation_size = 0 if self._images else dataset.spec.observation_size
         self._tables = _tables(dataset, with_actions=not self._whole)
         self._actions = np.asarray(dataset.actions)
         self._offsets = np.array(dataset.offsets)
@@ -107,13 +109,21 @@ class _Windows:
             timesteps[padded] = 0
             if actions is not None:
                 actions[padded] = 0
-        return self._split(rows, actions, timesteps, mask)
+        images = gather_frames(self._images, starts, len(self._ahead)) if self._images else None
+        return self._split(rows, actions, timesteps, mask, images)
 
-    def _split(self, rows: np.ndarray, actions: np.ndarray | None, timesteps: np.ndarray, mask: np.ndarray) -> Batch:
-        """Views into `rows` `(B, K, O + A + 2)`, in the order of `_tables`."""
+    def _split(
+        self,
+        rows: np.ndarray,
+        actions: np.ndarray | None,
+        timesteps: np.ndarray,
+        mask: np.ndarray,
+        images: np.ndarray | None,
+    ) -> Batch:
+        """Views into `rows` `(B, K, O + A + 2)`, in the order of `_tables`; images are no part of those."""
         size = self._observation_size
-        observations = torch.from_numpy(rows[..., :size])
-        if len(self._observation_shape) != 1:
+        observations = torch.from_numpy(rows[..., :size] if images is None else images)
+        if images is None and len(self._observation_shape) != 1:
             observations = observations.reshape(*mask.shape, *self._observation_shape)
         return Batch(
             observations,
@@ -126,8 +136,8 @@ class _Windows:
 
 
 def _tables(dataset: Dataset, *, with_actions: bool) -> list[np.ndarray]:
-    """Float columns as matrices `(n, size)`: observations, actions (if vectors), rewards, returns-to-go."""
-    columns = [dataset.observations.reshape(dataset.steps, -1)]
+    """Float columns as matrices `(n, size)`: observations (if vectors), actions (likewise), rewards, returns-to-go."""
+    columns = [] if dataset.spec.is_image else [dataset.observations.reshape(dataset.steps, -1)]
     if with_actions:
         columns.append(dataset.actions)
     columns += [dataset.rewards[:, None], dataset.returns_to_go[:, None]]

@@ -15,6 +15,7 @@ __all__ = [
     "LOCAL_MIXERS",
     "Activation",
     "DtInit",
+    "EncoderName",
     "HeadName",
     "InnerMixer",
     "ModelConfig",
@@ -22,8 +23,11 @@ __all__ = [
     "ReturnLoss",
     "ReturnSource",
     "SubgoalTargets",
+    "TokenActivation",
 ]
 
+EncoderName = Literal["atari"]
+TokenActivation = Literal["none", "tanh"]
 Activation = Literal["relu", "gelu", "silu"]
 HeadName = Literal["auto", "auto_entropy", "regression", "categorical", "gaussian", "entropy_gaussian"]
 InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
@@ -64,6 +68,12 @@ class ModelConfig:
     dropout: float = 0.0
     """Probability of dropping an entry of the token embeddings, of attention and of MLP outputs; the papers take 0.1
     for 100,000 updates."""
+    token_norm: bool = True
+    """Normalise every token (LayerNorm) before the stack; the papers' Atari models do not."""
+    token_activation: TokenActivation = "none"
+    """What follows the embedding of every token, before the time embedding: tanh in the papers' Atari models."""
+    encoder: EncoderName = "atari"
+    """Network that turns an image into a token; vectors have a linear map."""
     heads: int = 1
     """Attention heads; must divide the width."""
     mlp_ratio: int = 4

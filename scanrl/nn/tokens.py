@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
+from scanrl.nn.encoders import ENCODERS, stacked_images, stacked_shape
 from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
 from scanrl.stats import Stats
 from scanrl.types import ActionPart, Spec
@@ -22,14 +23,15 @@ __all__ = ["PartsEmbedding", "Tokens"]
 
 
 class Tokens(nn.Module):
-    """One linear map (or table) per letter of the layout, a LayerNorm, dropout.
+    """One linear map (or table, or image encoder) per letter of the layout, a LayerNorm, dropout.
 
     With `merged` a step is one token: the embeddings of its head (up to where the action is read) and of the tail of
     the step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
     begins. The first step of a window has no tail.
 
-    Observations are standardised, returns-to-go and rewards divided by the return scale, continuous actions mapped from
-    their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved as `stats.json`.
+    Observations are standardised, images divided by 255, returns-to-go and rewards divided by the return scale,
+    continuous actions mapped from their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved
+    as `stats.json`.
 
     Reference: Chen et al. 2021 (Decision Transformer), arXiv 2106.01345.
     """
@@ -40,10 +42,14 @@ class Tokens(nn.Module):
         self.head = config.head_letters
         width = self.width = config.width
         # ModuleDict keys may not differ by case alone on every file system that stores them; spell them out.
-        self.embeddings = nn.ModuleDict({_WORDS[letter]: _embedding(letter, width, spec) for letter in config.layout})
+        self.embeddings = nn.ModuleDict({_WORDS[letter]: _embedding(letter, config, spec) for letter in config.layout})
+        self.tanh = config.token_activation == "tanh"
+        if self.tanh:
+            for table in (m for m in self.embeddings.modules() if isinstance(m, nn.Embedding)):
+                nn.init.normal_(table.weight, std=TABLE_STD)  # torch's 1 would start in the flat part of the tanh
         self.begins = nn.Embedding(1, width) if config.merged else None
         self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if config.token_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.return_scale = stats.return_scale
         for name, values in _buffers(stats).items():
@@ -104,9 +110,17 @@ class Tokens(nn.Module):
         return actions * self.action_half + self.action_centre
 
     def lower(self, program: Program) -> Register:
-        """Appends `embed` for all tokens of a step to the program; `NoNativeStep` for merged ones."""
+        """Appends `embed` for all tokens of a step to the program.
+
+        Raises:
+            NoNativeStep: there is an image or an action of several parts, or a token is merged or without its norm.
+        """
         if self.begins is not None:
             raise NoNativeStep("merged tokens have no native step")
+        if self.spec.is_image:
+            raise NoNativeStep("images have no native step")
+        if self.tanh or not isinstance(self.norm, nn.LayerNorm):
+            raise NoNativeStep("tokens without a norm, or with a tanh, have no native step")
         x = program.register(len(self.norm.weight))
         with program.temporary():
             token = program.register(x.size)
@@ -141,6 +155,10 @@ class Tokens(nn.Module):
     def _raw(self, letter: str, values: Tensor, timesteps: Tensor) -> Tensor:
         lead = timesteps.shape
         match letter:
+            case "s" if self.spec.is_image:
+                # Bytes until here: a batch travels to its device at a quarter of the size of real numbers.
+                images = stacked_images(values, lead, self.spec).to(self.observation_std.dtype)
+                values = (images - self.observation_mean) / self.observation_std
             case "s":
                 values = (values.reshape(*lead, -1) - self.observation_mean) / self.observation_std
             case "a":
@@ -148,6 +166,10 @@ class Tokens(nn.Module):
             case _:
                 values = (values / self.return_scale)[..., None]
         token = self.embeddings[_WORDS[letter]](values)
+        if letter == "s" and self.spec.is_image:
+            token = token.unflatten(0, lead)
+        if self.tanh:
+            token = torch.tanh(token)
         if self.time is not None:
             token = token + self.time(timesteps.clamp(max=self.max_length - 1))
         return token
@@ -180,7 +202,13 @@ class PartsEmbedding(nn.Module):
         return torch.stack(tokens).sum(0)
 
 
-def _embedding(letter: str, width: int, spec: Spec) -> nn.Module:
+TABLE_STD = 0.02  # of the released Atari models
+
+
+def _embedding(letter: str, config: ModelConfig, spec: Spec) -> nn.Module:
+    width = config.width
+    if letter == "s" and spec.is_image:
+        return ENCODERS[config.encoder](stacked_shape(spec), width)
     if letter == "a" and spec.action_parts:
         return PartsEmbedding(spec.action_parts, width)
     if letter == "a" and spec.action_kind == "discrete":
