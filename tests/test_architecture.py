@@ -64,8 +64,22 @@ FILES = {"h5py", "io", "json", "os", "pathlib", "safetensors", "shutil", "tempfi
 NO_TORCH = [
     *("scanrl", "scanrl.types", "scanrl.stats", "scanrl.intervals", "scanrl.config", "scanrl.folder", "scanrl.console"),
     *("scanrl.spaces", "scanrl.structure"),
-    *("scanrl.envs", "scanrl.envs.make", "scanrl.envs.reference_scores", "scanrl.rollout", "scanrl.evaluation"),
-    *("scanrl.data", "scanrl.data.d4rl", "scanrl.data.minari", "scanrl.data.npz", "scanrl.data.store"),
+    *(
+        "scanrl.envs",
+        "scanrl.envs.make",
+        "scanrl.envs.atari",
+        "scanrl.envs.reference_scores",
+        "scanrl.rollout",
+        "scanrl.evaluation",
+    ),
+    *(
+        "scanrl.data",
+        "scanrl.data.d4rl",
+        "scanrl.data.minari",
+        "scanrl.data.npz",
+        "scanrl.data.atari",
+        "scanrl.data.store",
+    ),
     *("scanrl.data.dataset", "scanrl.data.columns", "scanrl.data.validate", "scanrl.data.isolate", "scanrl.report"),
 ]
 

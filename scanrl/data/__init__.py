@@ -28,6 +28,7 @@ from scanrl.types import DataError
 
 __all__ = ["FORMATS", "Dataset", "Format", "Stats", "check", "load", "parse_uri", "read_store", "write_store"]
 
+_FRAMES = "$store$_observation_ckpt"  # of the four files of a buffer, the one that names it
 _log = logging.getLogger("scanrl.data")
 
 
@@ -51,6 +52,9 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "d4rl": Format("scanrl.data.d4rl", "D4RL-style HDF5 file with flat columns", ("tail", "env_id")),
     "minari": Format("scanrl.data.minari", "local Minari dataset, by its id", ("observation_keys",), "minari"),
+    "dqn-replay": Format(
+        "scanrl.data.atari", "DQN Replay Dataset: one gzipped buffer of an Atari game", ("tail", "env_id", "steps")
+    ),
     "npz": Format("scanrl.data.npz", "NumPy archive with flat columns", ("tail", "env_id")),
     "store": Format(None, "our own checksummed folder"),
 }
@@ -107,6 +111,8 @@ def _foreign(scheme: str, rest: str, options: dict[str, Any], **limits: Any) -> 
     else:
         source = Path(rest)
         files, name = [source], source.name
+        if scheme == "dqn-replay":
+            files = sorted(source.parent.glob(name.replace(_FRAMES, "$store$_*_ckpt"))) or files
         if not source.is_file():
             raise DataError(f"{rest}: expected a file, got {'a folder' if source.is_dir() else 'none'}")
     assert kind.module is not None
@@ -147,6 +153,8 @@ def _sniff(path: Path) -> str:
         raise DataError(f"{path}: expected a store (a folder with {MANIFEST}), got another folder")
     with path.open("rb") as file:
         start = file.read(8)
+    if start[:2] == b"\x1f\x8b" and path.name.startswith(_FRAMES):
+        return "dqn-replay"
     if start == b"\x89HDF\r\n\x1a\n":
         return "d4rl"
     if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):

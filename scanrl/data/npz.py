@@ -19,6 +19,7 @@ import numpy as np
 
 from scanrl.data.d4rl import declare
 from scanrl.data.dataset import Dataset
+from scanrl.data.npy import read_header
 from scanrl.types import DataError
 
 __all__ = ["read"]
@@ -95,14 +96,8 @@ def _header(file: str, archive: zipfile.ZipFile, name: str) -> _Header:
     """Shape and type as the npy header states them, after comparing with the archive's own size of the member."""
     entry = archive.getinfo(f"{name}.npy")
     with archive.open(entry) as content:
-        version = np.lib.format.read_magic(content)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if reader is None:
-            raise DataError(f"{file}: {name}: expected npy version 1.0 or 2.0, got {version}")
-        shape, _, dtype = reader(content)
+        shape, _, dtype = read_header(f"{file}: {name}", content)
         offset = content.tell()
-    if dtype.hasobject:
-        raise DataError(f"{file}: {name}: expected numbers, got objects (a pickle, which could run code)")
     declared = math.prod(shape) * dtype.itemsize
     if declared != entry.file_size - offset:
         raise DataError(f"{file}: {name}: expected {declared} bytes for shape {shape}, got {entry.file_size - offset}")

@@ -19,9 +19,11 @@ class ReadOptions:
     nonfinite: Literal["error", "drop-episode"] = "error"
     """What to do about episodes with a NaN or infinite number."""
     tail: Literal["keep", "drop"] = "keep"
-    """Steps after the last end of an episode (d4rl, npz): keep as a truncated episode, or drop."""
+    """Steps after the last end of an episode (d4rl, npz, dqn-replay): keep as a truncated episode, or drop."""
     env_id: str | None = None
-    """Gymnasium id of the environment (d4rl, npz); by default what the file says."""
+    """Gymnasium id of the environment (d4rl, npz, dqn-replay); by default what the file says."""
+    steps: int | None = None
+    """Steps to read of a buffer (dqn-replay); by default 100,000 of its million."""
     observation_keys: tuple[str, ...] = ()
     """Entries of a dictionary observation to join into one vector, in this order (minari)."""
     memory_gib: float = 4.0
@@ -41,6 +43,7 @@ class ReadOptions:
         asked = {
             "tail": "" if self.tail == "keep" else self.tail,
             "env_id": self.env_id,
+            "steps": self.steps,
             "observation_keys": list(self.observation_keys),
         }
         options = {name: value for name, value in asked.items() if value}

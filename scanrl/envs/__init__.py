@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
-__all__ = ["ENVS", "MAZES"]
+__all__ = ["ATARI_GAMES", "ENVS", "MAZES"]
 
 ENVS: dict[str, str] = {}
 """Our own environments: Gymnasium id -> `module:Class`. A new one is one file and one line here."""
@@ -31,5 +31,27 @@ def _register_mazes() -> None:
         if env_id not in gym.registry:
             gym.register(env_id, "scanrl.envs.antmaze:AntMaze", max_episode_steps=MAZE_STEPS, kwargs=arguments)
 
+ATARI_GAMES: dict[str, str] = {
+    "Assault": "assault",
+    "Asterix": "asterix",
+    "Breakout": "breakout",
+    "Frostbite": "frostbite",
+    "Gopher": "gopher",
+    "Pong": "pong",
+    "Qbert": "qbert",
+    "Seaquest": "seaquest",
+}
+"""The papers' Atari games, with their names in ALE: `scanrl/Pong-v0`, and `scanrl/Pong-sticky-v0` with actions that are
+repeated at random."""
+
+
+def _register_atari() -> None:
+    for name, game in ATARI_GAMES.items():
+        for suffix, sticky in (("", False), ("-sticky", True)):
+            env_id = f"scanrl/{name}{suffix}-v0"
+            if env_id not in gym.registry:
+                gym.register(env_id, "scanrl.envs.atari:Atari", kwargs={"game": game, "sticky": sticky})
+
 
 _register_mazes()
+_register_atari()
