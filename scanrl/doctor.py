@@ -25,6 +25,7 @@ EXTRAS = {
     "mujoco": ("mujoco", "Hopper, Walker2d and the other MuJoCo environments"),
     "robotics": ("gymnasium_robotics", "AntMaze"),
     "minari": ("minari", "reading local Minari datasets"),
+    "atari": ("ale_py", "Atari games"),
     "plot": ("matplotlib", "plots from Python"),
     "track": ("tensorboard", "TensorBoard events beside metrics.jsonl"),
 }

@@ -46,7 +46,7 @@ def test_the_extras_that_doctor_and_errors_name_exist() -> None:
 
 
 def test_every_module_outside_is_a_declared_dependency() -> None:
-    names = {"yaml": "PyYAML"}
+    names = {"yaml": "PyYAML", "ale_py": "ale-py"}
     declared = {re.split(r"[\[>=]", text)[0].lower() for text in PROJECT["dependencies"]}
     declared |= {re.split(r"[\[>=]", text)[0].lower() for extra in EVERY_EXTRA.values() for text in extra}
     for path in (ROOT / "scanrl").rglob("*.py"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def read(
     """
     if steps < 1:
         raise DataError(f"{name}: steps: expected at least 1, got {steps}")
-    columns = {field: _column(name, path, field, word, steps, limit) for field, word in FIELDS.items()}
+    columns: dict[str, Any] = {field: _column(name, path, field, word, steps, limit) for field, word in FIELDS.items()}
     for field, array in columns.items():
         if len(array) != len(columns["rewards"]):
             raise DataError(f"{name}: {FIELDS[field]}: expected {len(columns['rewards'])} values, got {len(array)}")
@@ -95,14 +95,14 @@ def _column(name: str, path: Path, field: str, word: str, steps: int, limit: int
         raise DataError(f"{name}: expected {file.name} beside it, got none")
     try:
         with gzip.open(file, "rb") as content:
-            shape, fortran, dtype = read_header(f"{name}: {word}", content)
+            shape, fortran, dtype = read_header(f"{name}: {word}", cast(IO[bytes], content))
             if not shape or dtype.kind not in "fiub" or fortran:
                 raise DataError(f"{name}: {word}: expected numbers by step in C order, got {dtype} {shape}")
             shape = (min(shape[0], steps), *shape[1:])
             declare(name, {word: _Declared(shape, dtype)}, limit)
             array = np.empty(shape, dtype)
             for start in range(0, len(array), _BLOCK):
-                _fill(f"{name}: {word}", content, array[start : start + _BLOCK])
+                _fill(f"{name}: {word}", cast(IO[bytes], content), array[start : start + _BLOCK])
     except DataError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:

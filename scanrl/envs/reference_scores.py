@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["REFERENCES", "Reference", "reference_score"]
+__all__ = ["ATARI_SETS", "REFERENCES", "Reference", "reference_score"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,38 @@ SUCCESS = "; the score is the success rate in percent"
 MAZE = "v4 and v5 are gymnasium-robotics' mazes, not D4RL's own"
 SOLVED = "the return Gymnasium calls solved"
 
+# Two sets are in circulation and differ by up to 3 %; scores of different papers may stand on either. Raw returns are
+# always kept beside a score.
+ATARI_DT = "Atari set (a), of Decision Transformer (Chen et al. 2021): rounded random and human scores"
+ATARI_DM = "Atari set (b), which gives the scores of Decision Mamba (Ota 2024): random and human scores"
+
+ATARI_SETS: dict[str, dict[str, tuple[float, float]]] = {
+    ATARI_DT: {
+        "Breakout": (2.0, 30.0),
+        "Qbert": (164.0, 13455.0),
+        "Pong": (-21.0, 15.0),
+        "Seaquest": (68.0, 42055.0),
+    },
+    ATARI_DM: {
+        "Breakout": (1.7, 30.5),
+        "Qbert": (163.9, 13455.0),
+        "Pong": (-20.7, 14.6),
+        "Seaquest": (68.4, 42054.7),
+        "Asterix": (210.0, 8503.3),
+        "Frostbite": (65.2, 4334.7),
+        "Assault": (222.4, 742.0),
+        "Gopher": (257.6, 2412.5),
+    },
+}
+"""Random and human returns of Atari games, by set. `reference_score` takes (a) where it has the game, else (b)."""
+
+
+def _atari() -> dict[str, Reference]:
+    chosen = {game: (name, ends) for name in (ATARI_DM, ATARI_DT) for game, ends in ATARI_SETS[name].items()}
+    scales = {game: Reference(low, high, source, (0,)) for game, (source, (low, high)) in chosen.items()}
+    return {f"scanrl/{game}{suffix}": scale for game, scale in scales.items() for suffix in ("", "-sticky")}
+
+
 REFERENCES: dict[str, Reference] = {
     "Hopper": Reference(-20.272305, 3234.3, D4RL, (2, 3, 4, 5), AGES),
     "HalfCheetah": Reference(-280.178953, 12135.0, D4RL, (2, 3, 4, 5), AGES),
@@ -57,6 +89,7 @@ REFERENCES: dict[str, Reference] = {
     "maze2d-umaze": Reference(23.85, 161.86, D4RL, (1,)),
     "maze2d-medium": Reference(13.13, 277.39, D4RL, (1,)),
     "maze2d-large": Reference(6.7, 273.99, D4RL, (1,)),
+    **_atari(),
 }
 """Environment name without its version -> the scale. A new one is one line."""
 
