@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from scanrl.data import Dataset
+from scanrl.data.validate import choice_problems
 from scanrl.envs.make import environment_spec
 from scanrl.kernels import scan_choice
 from scanrl.models.decision import DecisionModel
@@ -26,11 +27,30 @@ def bounded(dataset: Dataset, env: str | None) -> Dataset:
     if env is None:
         return dataset
     spec = environment_spec(env, like=dataset.spec)
+    dataset = _in_parts(dataset, spec)
     difference = spec.difference(dataset.spec, recorded=True)
     if difference is not None:
         raise DataError(f"{dataset.name}: {difference} (from {env})")
     _check_bounds(dataset, spec, env)
     return dataset.with_spec(replace(spec, frame_stack=max(spec.frame_stack, dataset.spec.frame_stack)))
+
+
+def _in_parts(dataset: Dataset, spec: Spec) -> Dataset:
+    """Rows of numbers whose file does not say that some of them are choices, as the environment says it."""
+    if (
+        not spec.action_parts
+        or dataset.spec.action_kind != "continuous"
+        or dataset.actions.shape[1:] != spec.action_shape
+    ):
+        return dataset
+    parts = {name: getattr(spec, name) for name in ("action_kind", "action_size", "action_parts")}
+    told = replace(dataset.spec, **parts, action_low=None, action_high=None)
+    # Checked as real numbers, then stored as whole ones.
+    columns = dataset.columns
+    for problem in choice_problems(dataset.name, columns["actions"], dataset.offsets, told):
+        raise DataError(problem)
+    columns["actions"] = columns["actions"].astype(told.action_dtype, copy=False)
+    return Dataset(columns, dataset.offsets, told, dataset.name, fingerprint=dataset.fingerprint, source=dataset.source)
 
 
 def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from scanrl import preflight
 from scanrl.data import Dataset, check, read_store, write_store
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.kernels import native
@@ -297,3 +298,26 @@ def test_policies_of_several_parts_step_in_torch_and_say_why():
         pytest.skip("no native step here at all")
     choice = Policy(model_of(recorded(DICT_ACTION))).step_choice()
     assert (choice.impl, choice.reason) == ("reference", "actions of several parts have no native step")
+
+
+def test_rows_of_a_file_are_choices_where_the_environment_says_so(monkeypatch):
+    monkeypatch.setattr(preflight, "environment_spec", lambda env, like: environment_spec(Sampled(VECTOR, SEVERAL)))
+    data = recorded(SEVERAL)
+    told = Dataset.from_arrays(**{**data.columns, "actions": data.actions.astype(np.float64)}, name="log")
+    assert told.spec.action_kind == "continuous"
+    found = preflight.bounded(told, "Sampled-v0")
+    assert found.spec == data.spec
+    assert found.fingerprint == told.fingerprint  # of the file's data, so that a run resumes
+    np.testing.assert_array_equal(found.actions, data.actions)
+    told.actions[9, 2] = 1.5
+    with pytest.raises(DataError, match=r"^log: episode 1: step 2: actions\[2\]: expected 0 to 4, got 1.5$"):
+        preflight.bounded(told, "Sampled-v0")
+
+
+def test_real_entries_outside_their_part_are_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "environment_spec", lambda env, like: environment_spec(Sampled()))
+    data = recorded(DICT_ACTION)
+    assert preflight.bounded(data, "Sampled-v0").spec == data.spec
+    data.actions[3, 4] = 40.0
+    with pytest.raises(DataError, match=r"^made-up: actions\[4\]: expected within 10 to 30 \(Sampled-v0\), got 40 "):
+        preflight.bounded(data, "Sampled-v0")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from scanrl.data.dataset import Dataset
+from scanrl.types import Spec
 
-__all__ = ["check", "nonfinite_episodes"]
+__all__ = ["check", "choice_problems", "nonfinite_episodes"]
 
 _FLOATS = ("observations", "actions", "rewards")
 _BLOCK = 1 << 18
@@ -19,7 +20,7 @@ def check(dataset: Dataset) -> list[str]:
     """
     problems = [_nonfinite(dataset, field) for field in _FLOATS]
     problems += [_flag_inside(dataset, field) for field in ("terminations", "truncations")]
-    problems += [_both_flags(dataset), _action_range(dataset)]
+    problems += [_both_flags(dataset), *choice_problems(dataset.name, dataset.actions, dataset.offsets, dataset.spec)]
     return [problem for problem in problems if problem]
 
 
@@ -43,8 +44,13 @@ def _bad_steps(column: np.ndarray) -> np.ndarray:
 
 
 def _place(dataset: Dataset, step: int) -> str:
-    episode = int(np.searchsorted(dataset.offsets, step, side="right")) - 1
-    return f"{dataset.name}: episode {episode}: step {step - int(dataset.offsets[episode])}"
+    return _placed(dataset.name, dataset.offsets, step)
+
+
+def _placed(name: str, offsets: np.ndarray, step: int) -> str:
+    """`<name>: episode e: step t` of a flat step."""
+    episode = int(np.searchsorted(offsets, step, side="right")) - 1
+    return f"{name}: episode {episode}: step {step - int(offsets[episode])}"
 
 
 def _nonfinite(dataset: Dataset, field: str) -> str | None:
@@ -75,27 +81,26 @@ def _both_flags(dataset: Dataset) -> str | None:
     return f"{_place(dataset, int(both[0]))}: truncations: expected false where terminations is true, got true"
 
 
-def _action_range(dataset: Dataset) -> str | None:
-    spec = dataset.spec
+def choice_problems(name: str, actions: np.ndarray, offsets: np.ndarray, spec: Spec) -> list[str]:
+    """The first entry of recorded actions `(n, *A)` that is no choice where the spec has choices; at most one line."""
     if spec.action_kind == "discrete":
-        return _choice_range(dataset, "actions", dataset.actions, spec.action_size)
+        return _out_of_range(name, "actions", actions, offsets, spec.action_size)
     begin = 0
     for part in spec.action_parts:
-        for offset, size in enumerate(part.choices):
-            entry = begin + offset
-            problem = _choice_range(dataset, f"actions[{entry}]", dataset.actions[:, entry], size)
-            if problem is not None:
-                return problem
+        for entry, size in enumerate(part.choices, begin):
+            found = _out_of_range(name, f"actions[{entry}]", actions[:, entry], offsets, size)
+            if found:
+                return found
         begin += part.size
-    return None
+    return []
 
 
-def _choice_range(dataset: Dataset, what: str, column: np.ndarray, size: int) -> str | None:
+def _out_of_range(name: str, what: str, column: np.ndarray, offsets: np.ndarray, size: int) -> list[str]:
     """Whether a column holds whole numbers from 0 to `size - 1`."""
     wrong = (column < 0) | (column >= size)
     if column.dtype.kind == "f":
         wrong |= column != np.floor(column)
     at = np.flatnonzero(wrong)
     if not at.size:
-        return None
-    return f"{_place(dataset, int(at[0]))}: {what}: expected 0 to {size - 1}, got {column[at[0]]}"
+        return []
+    return [f"{_placed(name, offsets, int(at[0]))}: {what}: expected 0 to {size - 1}, got {column[at[0]]}"]

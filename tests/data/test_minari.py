@@ -239,3 +239,18 @@ def test_a_dataset_that_is_not_there_is_not_downloaded(tmp_path, monkeypatch):
     for name in ("mujoco/hopper/medium-v0", "../../etc"):
         with pytest.raises(DataError, match=rf"^minari:{name}: expected a local dataset in {tmp_path}, got none"):
             load(f"minari:{name}")
+
+
+def test_actions_of_several_parts_become_one_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    space = Dict({"move": BOUNDED, "fire": Discrete(3)})
+
+    def act(rng, steps):
+        return {"move": moves(rng, steps), "fire": rng.integers(0, 3, steps)}
+
+    create(VECTOR, space, vectors, act)
+    dataset = read_here(tmp_path / "toy" / "log-v0" / "data")
+    assert dataset.spec.action_kind == "mixed"
+    assert [part.name for part in dataset.spec.action_parts] == ["fire", "move"]
+    assert dataset.actions.shape[1] == 1 + BOUNDED.shape[0]
+    assert set(np.unique(dataset.actions[:, 0])) <= {0.0, 1.0, 2.0}
