@@ -6,8 +6,9 @@
 The recording is local: a script that reads the game's memory, with noise, cut at 3,000 steps an episode. It is not
 DQN-replay data, and scores of the papers do not compare. The model is the recipe's Atari form (`scanrl.models.atari`)
 with three layers instead of six and no dropout. Its last checkpoint plays `EPISODES` episodes cut at the same length,
-asked for the best return of the data, with the state carried: once with the likeliest actions, once with actions drawn.
-Nothing is selected by looking at a score. Each call adds one row to `results/pong.jsonl`.
+asked for the best return of the data, on the window it was trained on and with the state carried, each with the
+likeliest actions and with actions drawn. Each call adds one row to `results/pong.jsonl`. Windows and batch may be given
+(`--context`, `--batch`); rows are all kept, so that what was tried is seen.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from scanrl.training import run_training
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 ENV, EPISODES, EVAL_SEED, MAX_STEPS = "scanrl/Pong-v0", 8, 1000, 3000
-LAYERS, BATCH, CONTEXT = 3, 16, 20
+LAYERS = 3
 
 
-def settings(recipe: str, updates: int, seed: int) -> dict[str, Any]:
+def settings(recipe: str, updates: int, seed: int, context: int, batch: int) -> dict[str, Any]:
     """Changes to the recipe's own, by dotted key."""
-    model = {**ATARI[recipe], "dropout": 0.0, "context": CONTEXT}
+    model = {**ATARI[recipe], "dropout": 0.0, "context": context}
     model["pattern"] = model["pattern"].replace("*6", f"*{LAYERS}")
     train = {
         "steps": updates,
-        "batch_size": BATCH,
+        "batch_size": batch,
         "learning_rate": 1e-3,
         "clip_norm": 1.0,
         "checkpoint_every": updates,
@@ -51,20 +52,24 @@ def settings(recipe: str, updates: int, seed: int) -> dict[str, Any]:
     return {**{f"model.{k}": v for k, v in model.items()}, **{f"train.{k}": v for k, v in train.items()}}
 
 
-def train_and_score(data: Path, recipe: str, updates: int, seed: int) -> dict[str, Any]:
+def train_and_score(
+    data: Path, recipe: str, updates: int, seed: int, context: int, batch: int, out: Path | None
+) -> dict[str, Any]:
     """One run: the row of the table."""
     torch.set_num_threads(1)
     dataset = load(f"store:{data}")
-    changes = settings(recipe, updates, seed)
+    changes = settings(recipe, updates, seed, context, batch)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run = run_training(run_config(recipe, {}, changes), dataset, out=Path(folder) / "run")
+        run = run_training(run_config(recipe, {}, changes), dataset, out=out or Path(folder) / "run")
         spent = time.process_time() - began
         validation = [line["val/loss"] for line in run.metrics() if "val/loss" in line]
         model = run.checkpoint().model()
     acted = {}
-    for name, sample in (("likeliest", False), ("drawn", True)):
-        policy = Policy(model, sample=sample, seed=seed)
+    for memory, sample in ((context, False), (context, True), ("recurrent", False), ("recurrent", True)):
+        policy = Policy(model, context=memory, sample=sample, seed=seed)
+        how = "state carried" if memory == "recurrent" else f"window of {context}"
+        name = f"{how}, {'drawn' if sample else 'likeliest'}"
         played = rollout(policy, ENV, episodes=EPISODES, seed=EVAL_SEED, num_envs=EPISODES, max_steps=MAX_STEPS)
         acted[name] = {"returns": [e.total_reward for e in played], "lengths": [len(e) for e in played]}
     return {
@@ -80,7 +85,6 @@ def train_and_score(data: Path, recipe: str, updates: int, seed: int) -> dict[st
         "max_steps": MAX_STEPS,
         "target_return": float(dataset.returns.max()),
         "eval_seed": EVAL_SEED,
-        "context": "recurrent",
         "updates": updates,
         "cpu_seconds": round(spent, 1),
         "validation_losses": [round(value, 4) for value in validation],
@@ -100,8 +104,13 @@ def main() -> None:
     parser.add_argument("--recipe", choices=ATARI, default="dmm-dc")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--context", type=int, default=8, help="steps of a window")
+    parser.add_argument("--batch", type=int, default=40, help="windows of an update")
+    parser.add_argument("--out", type=Path, help="folder to keep the run in")
     chosen = parser.parse_args()
-    row = train_and_score(chosen.data, chosen.recipe, chosen.updates, chosen.seed)
+    row = train_and_score(
+        chosen.data, chosen.recipe, chosen.updates, chosen.seed, chosen.context, chosen.batch, chosen.out
+    )
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(f"data: mean return {row['data_return_mean']:.2f}, best {row['data_return_max']:.0f}")

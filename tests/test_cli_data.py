@@ -129,7 +129,7 @@ def test_data_that_needs_an_option_of_its_reader_can_be_read_by_the_command(tmp_
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--tail=drop"], "data: --tail: expected data of format d4rl or npz, got store\n"),
+        (["--tail=drop"], "data: --tail: expected data of format d4rl or dqn-replay or npz, got store\n"),
         (["--observation-keys", "a", "b"], "data: --observation-keys: expected data of format minari, got store\n"),
         (["--tail=cut"], "invalid choice 'cut' for argument '--tail'"),
         (["--memory-gib=0"], "data: --memory-gib: expected more than 0 and less than a million, got 0.0\n"),
