@@ -13,6 +13,7 @@ from scanrl.data.rows import Rows
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.kernels import native
 from scanrl.models.decision import DecisionModel
+from scanrl.models.hybrid import HybridModel
 from scanrl.nn import ModelConfig
 from scanrl.nn.encoders import stacked_images, stacked_shape
 from scanrl.policy import Policy
@@ -259,3 +260,19 @@ def test_numbers_do_not_fit_a_model_of_images():
     shown = Spec((36, 36), "discrete", 3)
     assert PICTURES.difference(shown) == "observation_dtype: expected uint8, got float32"
     assert PICTURES.difference(replace(PICTURES, frame_stack=1)) is None  # the policy stacks by itself
+
+
+def test_what_looks_at_single_pixels_is_refused():
+    changes = {"layout": "sRa", "returns": "predicted", "state_weight": 1.0}
+    with pytest.raises(DataError, match=r"^model.state_weight: expected 0 with pictures, got 1$"):
+        model_of(pictures(), **changes)
+    with pytest.raises(DataError, match=r"^model.subgoal_steps: expected 0 with pictures, got 4$"):
+        HybridModel(replace(ATARI, layout="sar", subgoal_steps=4), PICTURES, stats())
+
+
+def test_returns_are_predicted_from_pictures():
+    data = pictures()
+    model = model_of(data, layout="sRa", returns="predicted", state_weight=0.0)
+    assert torch.isfinite(model.loss(next(iterate_windows(data, 4, 3))))
+    for context in ("recurrent", 4):
+        assert Policy(model, context=context).act(data.observations[:2]).shape == (2,)

@@ -96,6 +96,8 @@ class HybridModel(nn.Module):
             raise DataError(f"model.subgoal_steps: expected at least 1, got {config.subgoal_steps}")
         if "R" in config.layout or "r" not in config.layout:
             raise DataError(f"model.layout: expected an r and no R beside sub-goals, got {config.layout!r}")
+        if spec.is_image:
+            raise DataError(f"model.subgoal_steps: expected 0 with pictures, got {config.subgoal_steps}")
         self.config, self.spec, self.stats = config, spec, stats
         goal, width = config.subgoal_size, config.width
         # The executor's attention reaches back to the start of its segment, and no further.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.heads import masked_mean
 from scanrl.stats import Stats
-from scanrl.types import Spec
+from scanrl.types import DataError, Spec
 
 __all__ = ["ReturnHead", "expectile_loss", "return_bin_edges"]
 
@@ -60,6 +60,9 @@ class ReturnHead(nn.Module):
         self.config = config
         self.value = nn.Linear(config.width, 1)
         self.bins = nn.Linear(config.width, config.return_bins) if config.bins_weight else None
+        if config.state_weight and (spec.is_image or spec.action_parts):
+            what = "pictures" if spec.is_image else "actions of several parts"
+            raise DataError(f"model.state_weight: expected 0 with {what}, got {config.state_weight:g}")
         wide = config.width + spec.action_size
         self.state = nn.Linear(wide, spec.observation_size) if config.state_weight else None
         self.register_buffer("edges", return_bin_edges(stats, config.return_bins), persistent=False)
