@@ -218,10 +218,7 @@ def evaluate(
     Raises:
         DataError: see `rollout`; also if `targets` is empty or the policy takes none.
     """
-    if targets is not None and len(targets) == 0:
-        raise DataError("evaluate: targets: expected at least one, got none")
-    if targets is not None and policy.target_return is None:
-        raise DataError(f"evaluate: targets: expected none (this policy takes no target return), got {list(targets)}")
+    _check_targets(policy, targets)
     probe = make_environment(env)
     env_id = environment_id(probe)
     probe.close()
@@ -249,6 +246,13 @@ def evaluate(
             )
         )
     return evaluation
+
+
+def _check_targets(policy: ScoredActor, targets: Sequence[float] | None) -> None:
+    if targets is not None and len(targets) == 0:
+        raise DataError("evaluate: targets: expected at least one, got none")
+    if targets is not None and policy.target_return is None:
+        raise DataError(f"evaluate: targets: expected none (this policy takes no target return), got {list(targets)}")
 
 
 def _reached(episode: Trajectory) -> bool:
