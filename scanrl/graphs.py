@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["CudaGraph", "Graph", "Replayed", "ReplayedStep", "graphs_wanted"]
+__all__ = ["CudaGraph", "Graph", "Replayed", "ReplayedStep", "graphs_wanted", "leaves"]
 
 WARM_UP = 3  # eager calls before the recording: they compile kernels and allocate what libraries keep
 ALIGNMENT = 16  # bytes; vector loads want it
@@ -178,13 +178,14 @@ class ReplayedStep:
 
     def _advance(self, *arguments: Tensor) -> Outputs:
         outputs, after = self._step(self.state, *arguments)
-        for place, value in zip(_leaves(self.state), _leaves(after), strict=True):
+        for place, value in zip(leaves(self.state), leaves(after), strict=True):
             place.copy_(value)
         return outputs
 
 
-def _leaves(tree: Tree) -> list[Tensor]:
-    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in _leaves(part)]
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of a tree, in their order."""
+    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in leaves(part)]
 
 
 def _cloned(tree: Tree) -> Tree:

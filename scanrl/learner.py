@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -12,18 +12,22 @@ from scanrl import randomness
 from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
-from scanrl.data.windows import WindowSampler, iterate_windows
+from scanrl.data.windows import EpisodeSampler, WindowSampler, iterate_episodes, iterate_windows
 from scanrl.evaluation import evaluate, library_versions
-from scanrl.graphs import CudaGraph, Replayed, graphs_wanted
+from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
 from scanrl.models.decision import DecisionModel
+from scanrl.nn import State, map_state, replace_rows
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
 from scanrl.policy import Policy
 from scanrl.run import Run
 from scanrl.settings import TrainConfig
 from scanrl.stats import Stats
-from scanrl.types import DataError
+from scanrl.types import CorruptFile, DataError
 
 __all__ = ["Diverged", "Learner"]
+
+CHUNK = 64
+"""Fewest steps at a time of a held-out episode: what shorter ones cost is calls."""
 
 
 class Diverged(RuntimeError):
@@ -42,6 +46,10 @@ class Learner:
         step: updates made.
         saved: the step of the latest checkpoint written or restored; 0 if there is none.
         random: states of torch's generators as the last update left them; dropout draws from there.
+        carried: with whole episodes, the state that each row of a batch takes to its next chunk; else empty.
+
+    Raises:
+        DataError: whole episodes were asked for, and the model has no memory to carry through them.
     """
 
     def __init__(self, run: Run, dataset: Dataset, stats: Stats) -> None:
@@ -55,12 +63,23 @@ class Learner:
         # Each part by itself: the held-out loss is to say how well the better episodes are imitated, not all of them.
         share = self.settings.top_fraction
         self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
-        self.sampler = WindowSampler(self.training, run.config.model.context, self.settings.batch_size, seed)
+        self.episodes = self.settings.sequences == "episodes"
+        sampler = EpisodeSampler if self.episodes else WindowSampler
+        self.sampler = sampler(self.training, run.config.model.context, self.settings.batch_size, seed)
+        self.remembers = bool(leaves(self.model.initial_state(1)))
+        if self.episodes and not self.remembers:
+            raise DataError("train.sequences: expected windows for a model without memory, got episodes")
+        self._empty = self.model.training_state(1) if self.episodes else ()
+        self.carried = self.model.training_state(self.settings.batch_size) if self.episodes else ()
         self.optimizer = adamw(self.model, self.settings)
         self.random = randomness.seeded(seed, self.settings.device)
         device = torch.device(self.settings.device)
         wanted = graphs_wanted(device)
-        self._replayed = Replayed(self._learn, "the training update", CudaGraph(device), device) if wanted else None
+        self._replayed = None
+        if wanted:
+            what = "the training update"
+            self._replayed = ReplayedStep(self._learn, self.carried, what, CudaGraph(device), device)
+            self.carried = self._replayed.state  # which every update writes over
         self.step = self.saved = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -83,6 +102,8 @@ class Learner:
             self.sampler.load_state_dict(checkpoint.progress["sampler"])
         except ValueError as error:
             raise DataError(f"{checkpoint.path / 'train/state.json'}: {error}") from None
+        for place, value in zip(leaves(self.carried), self._carried_of(checkpoint), strict=True):
+            place.copy_(value)
         self.step = self.saved = checkpoint.step
 
     def update(self) -> tuple[float, float]:
@@ -91,37 +112,56 @@ class Learner:
         Dropout draws from torch's default generators, which start from `random` here, whoever drew from them since.
         """
         randomness.restore(self.random, self.settings.device)
-        batch, rate = self.sampler.sample(), learning_rate(self.step, self.settings)
+        columns, rate = self.columns(), learning_rate(self.step, self.settings)
         if self._replayed is None:
-            loss, norm = self._gradients(batch.to(self.settings.device))
+            (loss, norm), after = self._gradients(self.carried, *(x.to(self.settings.device) for x in columns))
         else:
             set_learning_rate(self.optimizer, rate)
-            loss, norm = self._replayed(*batch)
+            loss, norm = self._replayed(*columns)
+            after = self.carried
         value, size = torch.stack([loss, norm]).tolist()  # one wait for the device
         self.refuse_unless_finite(value, size)
         if self._replayed is None:
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
+        self.carried = after
         self.step += 1
         self.random = randomness.states(self.settings.device)
         return value, size
 
-    def _gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Clipped gradients in the parameters; the loss, and the norm before clipping."""
-        loss = self.loss(batch)
+    def columns(self) -> tuple[Tensor, ...]:
+        """The next batch; with whole episodes, behind it which of its rows start anew `(B,)`."""
+        found = self.sampler.sample()
+        return found if isinstance(found, Batch) else (*found[0], found[1])
+
+    def _gradients(self, carried: State, *columns: Tensor) -> tuple[tuple[Tensor, Tensor], State]:
+        """Clipped gradients in the parameters; the loss, and the norm before clipping; what is carried on."""
+        if self.episodes:
+            loss, after = self._loss_from(carried, Batch(*columns[:-1]), columns[-1])
+        else:
+            loss, after = self.loss(Batch(*columns)), ()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        return loss.detach(), torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        return (loss.detach(), norm), after
 
-    def _learn(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
+    def _learn(self, carried: State, *columns: Tensor) -> tuple[tuple[Tensor, Tensor], State]:
         """A whole update as it is recorded. It cannot stop half way, so that a loss that is not finite shows after."""
-        loss, norm = self._gradients(Batch(*columns))
+        found = self._gradients(carried, *columns)
         self.optimizer.step()
-        return loss, norm
+        return found
 
     def loss(self, batch: Batch) -> Tensor:
         """What an update makes smaller, of a batch on the run's device; also of all seeds at once in `Stacked`."""
-        return self.model.loss(batch, half=torch.bfloat16 if self.settings.precision == "bfloat16" else None)
+        return self.model.loss(batch, half=self._half())
+
+    def _loss_from(self, carried: State, batch: Batch, first: Tensor) -> tuple[Tensor, State]:
+        """The same with whole episodes, and the state after, through which no gradient flows."""
+        loss, after = self.model.loss_from(replace_rows(carried, first, self._empty), batch, self._half())
+        return loss, map_state(lambda new, old: new.detach().to(old.dtype), after, carried)
+
+    def _half(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.settings.precision == "bfloat16" else None
 
     def refuse_unless_finite(self, loss: float, norm: float) -> None:
         """Raises `Diverged` for a loss or gradient of the next update that is not finite."""
@@ -131,15 +171,31 @@ class Learner:
                 f"{self.run.path}: update {self.step + 1}: expected a finite loss and gradient, got {problem}"
             )
 
-    def validation_loss(self) -> float:
-        """Mean loss over all held-out steps, each seen once."""
+    def validate(self) -> dict[str, float]:
+        """Mean loss over all held-out steps, each seen once in a window; and, where the model has a memory, with the
+        state carried through whole episodes, which is what a policy with `context="recurrent"` sees."""
         assert self.held_out is not None
-        total, count = 0.0, 0
+        context, batch_size = self.run.config.model.context, 4 * self.settings.batch_size
+        found = {"val/loss": self._mean_loss(iterate_windows(self.held_out, context, batch_size))}
+        if self.remembers:
+            chunk = max(context, CHUNK)
+            rows = max(1, batch_size * context // chunk)
+            found["val/loss_recurrent"] = self._mean_loss(iterate_episodes(self.held_out, chunk, rows), carry=True)
+        return found
+
+    def _mean_loss(self, batches: Iterable[Batch], *, carry: bool = False) -> float:
+        """Over all valid steps; with `carry`, of the chunks of `iterate_episodes`."""
+        total, count, state = 0.0, 0, None
         self.model.eval()
         with torch.inference_mode():
-            for batch in iterate_windows(self.held_out, self.run.config.model.context, 4 * self.settings.batch_size):
+            for batch in batches:
                 valid = int(batch.mask.sum())
-                total += float(self.model.loss(batch.to(self.settings.device))) * valid
+                if carry and state is not None:
+                    rows = len(batch.mask)
+                    state = None if not batch.timesteps[0, 0] else map_state(lambda x, rows=rows: x[:rows], state)
+                loss, after = self.model.loss_from(state, batch.to(self.settings.device))
+                state = after if carry else None
+                total += float(loss) * valid
                 count += valid
         self.model.train()
         return total / max(count, 1)
@@ -178,7 +234,8 @@ class Learner:
             "env": self.run.config.env,
             "versions": library_versions(),
         }
-        tensors = {**optimizer_tensors(self.optimizer, self.model), **self.random}
+        carried = {f"carried.{i}": x.cpu().clone() for i, x in enumerate(leaves(self.carried))}
+        tensors = {**optimizer_tensors(self.optimizer, self.model), **self.random, **carried}
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
         )
@@ -187,6 +244,18 @@ class Learner:
     def prune(self) -> None:
         """Remove the checkpoints that are not kept beside the latest."""
         prune(self.run.path, self.settings.keep, self.saved)
+
+    def _carried_of(self, checkpoint: Checkpoint) -> list[Tensor]:
+        """What its rows carried, in the order of `leaves`."""
+        found = []
+        for index, mine in enumerate(leaves(self.carried)):
+            value = checkpoint.optimizer.get(f"carried.{index}")
+            shape = None if value is None else tuple(value.shape)
+            if value is None or shape != tuple(mine.shape):
+                where = f"{checkpoint.path / 'train'}: carried state {index}"
+                raise CorruptFile(f"{where}: expected shape {tuple(mine.shape)}, got {shape}")
+            found.append(value)
+        return found
 
 
 def _check_resumable(checkpoint: Checkpoint, device: str) -> None:

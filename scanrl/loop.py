@@ -103,7 +103,7 @@ class _Loop:
         validate_every = settings.validate_every or max(1, settings.steps // 10)
         due = step > 0 and (step % validate_every == 0 or last)
         if due and one.held_out is not None and (step, "val/loss") not in metrics.recorded:
-            metrics.write(step, {"val/loss": one.validation_loss()})
+            metrics.write(step, one.validate())
             self._pause()
         every = config.eval.every
         due = step > 0 and ((last and every >= 0) or (every > 0 and step % every == 0))

@@ -30,7 +30,10 @@ class TrainConfig:
     steps: int = 10_000
     """Optimiser updates."""
     batch_size: int = 64
-    """Windows per update."""
+    """Windows per update; with whole episodes, the rows in which they go on side by side."""
+    sequences: Literal["windows", "episodes"] = "windows"
+    """What a batch is made of: windows cut anywhere, each from an empty state (the papers); or whole episodes, in
+    chunks of model.context steps whose state is carried from update to update, and gradients within a chunk."""
     learning_rate: float = 1e-3
     """Highest step size of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"

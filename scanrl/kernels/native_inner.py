@@ -19,7 +19,7 @@ __all__ = ["Inner", "InnerBackward", "mix"]
 class Inner(NamedTuple):
     """The mixer inside: a convolution, a dense matrix over a window (then no bias), or nothing (then no kernel).
 
-    A dense matrix starts without a past, at place 0.
+    A dense matrix starts at place 0.
     """
 
     kernel: Tensor | None = None  # (M, w, E), or (M, E, wE)
@@ -42,8 +42,8 @@ class Inner(NamedTuple):
 
     def part(self, rows: slice, start: int, p: Tensor) -> Inner:
         """The same for a slab of `rows` from token `start` on, of all inputs `p` (B, L, E)."""
-        if self.bias is None:
-            return self
+        if self.bias is None:  # nothing, or a dense matrix, whose rows are never cut
+            return self._replace(past=None if self.past is None else self.past[rows])
         place = None if self.place is None else self.place[rows]
         if not start:
             return self._replace(past=None if self.past is None else self.past[rows], place=place)
@@ -60,7 +60,7 @@ def mix(p: Tensor, inner: Inner, half: torch.dtype | None, u: Tensor, mixed: Ten
     elif inner.bias is not None:
         native_conv.forward(_conv(p, inner), inner.fused, target)
     else:
-        native_local.forward(p, inner.kernel, half, target)
+        native_local.forward(p, inner.kernel, half, target, inner.past)
     if mixed is not None:
         native_activation.forward(SILU, mixed, u)
 
@@ -78,8 +78,9 @@ class InnerBackward:
         if mixed is not None:
             native_activation.backward(SILU, mixed, du, du)
         if self.local is not None:
-            self.local.rows(p, du, dp)
-        elif inner.kernel is None:
+            self.local.rows(p, du, dp, inner.past)
+            return None if inner.past is None else self.local.dpast(du)
+        if inner.kernel is None:
             native_activation.backward(SILU, p, du, dp)
         else:
             _, dkernel, dbias, dpast = native_conv.backward(_conv(p, inner), du, inner.fused, dp)

@@ -107,7 +107,7 @@ class _Slab(NamedTuple):
 def _slabs(s: _Saved, inner: Inner) -> list[_Slab]:
     """In the order of forward."""
     width = s.u.shape[2]
-    dense = inner.kernel is not None and inner.bias is None  # starts without a past
+    dense = inner.kernel is not None and inner.bias is None  # starts at place 0
     cut = [slice(0, s.x.shape[1])] if dense else spans(s.x, width, native.module().chunk, inner.memory)
     return [_Slab(rows, tokens) for rows in slabs(s.x, width) for tokens in cut]
 

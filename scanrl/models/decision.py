@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scanrl.batch import Batch
 from scanrl.kernels.native_step import Code
-from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, PartsHead, ReturnHead, Stack, State, Tokens
+from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, PartsHead, ReturnHead, Stack, State, Tokens, map_state
 from scanrl.nn.mamba import Mamba
 from scanrl.nn.program import LAST, NoNativeStep, Program
 from scanrl.stats import Stats
@@ -87,13 +87,24 @@ class DecisionModel(nn.Module):
             final_weight: weight of the same loss of the head over the last steps of episodes alone, added to it. Where
                 one step of hundreds needs the memory, a plain mean hardly asks for it.
         """
-        everywhere, _ = self._run(batch, None, half)
+        return self.loss_from(None, batch, half, final_weight)[0]
+
+    def loss_from(
+        self, state: State | None, batch: Batch, half: torch.dtype | None = None, final_weight: float = 0.0
+    ) -> tuple[Tensor, State]:
+        """`loss` of rows that go on from `state`, and the state after them.
+
+        It is of no use for a row that is padded: the padding is in it.
+        """
+        everywhere, after = self._run(batch, state, half)
         hidden = self._at(everywhere, self.config.read_at)
         actions = self.tokens.scale_actions(batch.actions)
         loss = self.head.loss(hidden, actions, batch.mask)
         if final_weight:
             loss = loss + final_weight * self.head.loss(hidden, actions, batch.finals())
-        return loss if self.returns is None else loss + self._return_loss(self.returns, everywhere, hidden, batch)
+        if self.returns is not None:
+            loss = loss + self._return_loss(self.returns, everywhere, hidden, batch)
+        return loss, after
 
     def predicted_returns(self, batch: Batch) -> Tensor:
         """Predicted returns-to-go in raw units at every step of a batch, `(B, T)`; at a step, its own R is not seen."""
@@ -139,6 +150,18 @@ class DecisionModel(nn.Module):
         mixers = self.stack.initial_state(batch)
         weight = self.norm.weight
         return MergedState(mixers, weight.new_zeros(batch, len(weight))) if self.config.merged else mixers
+
+    def training_state(self, batch: int) -> State:
+        """The same for rows of whole episodes, in the precision of the weights: training carries it some hundred
+        steps, where acting may carry it a million."""
+        kind = self.norm.weight.dtype
+
+        def narrowed(x: Tensor) -> Tensor:
+            if x.is_floating_point() or x.is_complex():
+                return x.to(kind.to_complex() if x.is_complex() else kind, copy=True)
+            return x.clone()
+
+        return map_state(narrowed, self.initial_state(batch))
 
     def lower(self, *, sample: bool = False) -> Code:
         """One step of a policy for the C kernels: `feed` of the tail and the head, then `decide`.

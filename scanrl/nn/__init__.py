@@ -13,7 +13,7 @@ from scanrl.nn.heads import CategoricalHead, GaussianHead, Head, PartsHead, Regr
 from scanrl.nn.local import LocalConv, LocalLinear
 from scanrl.nn.mamba import Mamba
 from scanrl.nn.mamba2 import Mamba2
-from scanrl.nn.mixer import MLP, Mixer, Stack, State, replace_rows
+from scanrl.nn.mixer import MLP, Mixer, Stack, State, map_state, replace_rows
 from scanrl.nn.returns import ReturnHead
 from scanrl.nn.s4d import S4D
 from scanrl.nn.tokens import Tokens
@@ -29,6 +29,7 @@ __all__ = [
     "Stack",
     "State",
     "Tokens",
+    "map_state",
     "replace_rows",
 ]
 

@@ -93,13 +93,14 @@ class LocalLinear(Mixer):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        aligned = state is None
+        before = cast("LocalState | None", state)
         batch, length, width = x.shape
-        if aligned and length >= self.window - 1 and fast(x, self.weight):
+        if length >= self.window - 1 and fast(x, self.weight) and self.begins_step(before):
             inputs = x[:, length - (self.window - 1) :].clone()
-            return local_linear(x.float(), self.weight), self.after(inputs, None, length)
+            past, place = (None, None) if before is None else (before.inputs.float(), before.place)
+            return local_linear(x.float(), self.weight, past), self.after(inputs, place, length)
         padded, place, state = _advance(self, x, state)
-        if not aligned:
+        if before is not None:
             return self._select(_Windows.apply(padded, self.window), place), state
         # Every row starts at place 0: group tokens by place and spend one matrix product on each group.
         extra = -length % self.places
@@ -108,6 +109,10 @@ class LocalLinear(Mixer):
         groups = windows.view(-1, self.places, windows.shape[-1]).transpose(0, 1)  # (M, B*T, wD)
         y = torch.bmm(groups, self.weight.to(x.dtype).transpose(1, 2))  # (M, B*T, D)
         return y.transpose(0, 1).reshape(batch, length + extra, width)[:, :length], state
+
+    def begins_step(self, state: State | None) -> bool:
+        """Whether the next token of every row is the first of its step, so that rows share one matrix at each place."""
+        return state is None or self.places == 1 or not bool(cast(LocalState, state).place.any())
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         window, place, state = _advance(self, x[:, None], state)

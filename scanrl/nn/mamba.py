@@ -107,7 +107,7 @@ class Mamba(Mixer):
         if isinstance(mixer, LocalConv):
             inner = Inner(mixer.kernel, mixer.bias, past, place)
         else:
-            inner = Inner(mixer.weight)
+            inner = Inner(mixer.weight, None, past)
         y, inputs, h = mamba(x, weights, inner, carried)
         h = h if before is None else h.to(before.h.dtype)
         return y, MambaState(mixer.after(inputs, place, x.shape[1]), h)
@@ -115,12 +115,12 @@ class Mamba(Mixer):
     def _fusible(self, x: Tensor, before: MambaState | None) -> bool:
         if self.activation != "silu":
             return False
-        if before is not None and not torch.is_grad_enabled():
-            return False  # acting: the scan may carry the state in float64
-        if isinstance(self.inner, LocalLinear) and before is not None:
-            return False  # rows at different places in the step: a product per row and place
+        if before is not None and before.h.dtype == torch.float64 and not torch.is_grad_enabled():
+            return False  # acting: the scan carries the state in float64
         memory = 0 if self.inner is None else cast("LocalConv | LocalLinear", self.inner).window - 1
-        return x.shape[1] >= memory and fast(x, self.A_log)
+        if x.shape[1] < memory or not fast(x, self.A_log):
+            return False
+        return not isinstance(self.inner, LocalLinear) or self.inner.begins_step(before and before.inner)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         inner_state, h = state
