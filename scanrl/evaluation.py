@@ -64,7 +64,7 @@ class Scores:
         successes: `(episodes,)` bool, or `None` where success is not defined.
         dataset: fingerprint of the training data, where known.
         checkpoint_step: optimiser updates behind the policy, where known.
-        trained_context: steps of the windows it was trained on, where known.
+        trained_context: steps of the windows it was trained on, where known and where it was not on whole episodes.
         versions: version of each library that matters.
     """
 

@@ -229,12 +229,13 @@ class Learner:
                 raise Diverged(f"{self.run.path}: update {self.step}: expected finite weights, got others in {name}")
         about = {
             "recipe": self.run.config.recipe,
+            "sequences": self.settings.sequences,
             "data": self.run.config.data,
             "fingerprint": self.dataset.fingerprint,
             "env": self.run.config.env,
             "versions": library_versions(),
         }
-        carried = {f"carried.{i}": x.cpu().clone() for i, x in enumerate(leaves(self.carried))}
+        carried = {f"carried.{i}": _packed(x) for i, x in enumerate(leaves(self.carried))}
         tensors = {**optimizer_tensors(self.optimizer, self.model), **self.random, **carried}
         save_checkpoint(
             self.run.path / "checkpoints", self.step, self.model, about, tensors, {"sampler": self.sampler.state_dict()}
@@ -256,6 +257,11 @@ class Learner:
                 raise CorruptFile(f"{where}: expected shape {tuple(mine.shape)}, got {shape}")
             found.append(value)
         return found
+
+
+def _packed(x: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory, as files want it."""
+    return x.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _check_resumable(checkpoint: Checkpoint, device: str) -> None:

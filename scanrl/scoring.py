@@ -75,7 +75,8 @@ def score_run(
     if save is not None:
         played = [episode for group in result.trajectories for episode in group]
         write_store(Dataset.from_trajectories(played, spec=spec, env_id=env, name=f"{path.name}-{env}"), save)
-    known = {"checkpoint_step": checkpoint.step, "trained_context": checkpoint.config.context}
+    window = None if checkpoint.about.get("sequences") == "episodes" else checkpoint.config.context
+    known = {"checkpoint_step": checkpoint.step, "trained_context": window}
     return [replace(scores, **known) for scores in result.scores]
 
 

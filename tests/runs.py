@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from scanrl.checkpoint import load_checkpoint
-from scanrl.data.windows import WindowSampler
+from scanrl.data.windows import EpisodeSampler, WindowSampler
 from scanrl.run import open_run
 from scanrl.training import Interrupted, train
 from scanrl.types import Spec
@@ -47,15 +47,19 @@ def outcome(run):
 
 def stop_at(monkeypatch, update, number=signal.SIGTERM):
     """Let the signal arrive in the midst of an update."""
-    original, calls = WindowSampler.sample, []
+    calls = []
 
-    def sample(self):
-        calls.append(1)
-        if len(calls) == update:
-            signal.raise_signal(number)
-        return original(self)
+    def stopping(original):
+        def sample(self):
+            calls.append(1)
+            if len(calls) == update:
+                signal.raise_signal(number)
+            return original(self)
 
-    monkeypatch.setattr(WindowSampler, "sample", sample)
+        return sample
+
+    for sampler in (WindowSampler, EpisodeSampler):
+        monkeypatch.setattr(sampler, "sample", stopping(sampler.sample))
 
 
 def stopped(out, monkeypatch, update=7, **more):

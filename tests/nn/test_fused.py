@@ -97,7 +97,7 @@ def test_fused_layers_equal_their_composition(name: str, config: ModelConfig, sh
 def test_slabs_of_the_batch_add_up(name: str, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "CACHED", 500)  # one or two rows each
     mixer, exact = build(name, config)
-    before = detached(mixer(tokens(5, 11, config.width))[1])
+    before = detached(mixer(tokens(5, 12, config.width))[1])
     x = tokens(5, 9, config.width)
     assert_close(results(mixer, x, None), results(exact, x.double(), None))
     assert_close(results(mixer, x, before), results(exact, x.double(), widened(before)))
@@ -117,9 +117,10 @@ def test_slabs_of_a_long_row_add_up(
 
 
 @every_layer
-def test_fused_layers_go_on_from_a_state(name: str, config: ModelConfig) -> None:
+@pytest.mark.parametrize("length", [11, 12])  # in the midst of a step, and between two
+def test_fused_layers_go_on_from_a_state(name: str, config: ModelConfig, length: int) -> None:
     mixer, exact = build(name, config)
-    before = detached(mixer(tokens(2, 11, config.width))[1])
+    before = detached(mixer(tokens(2, length, config.width))[1])
     x = tokens(2, 14, config.width)
     assert_close(results(mixer, x, before), results(exact, x.double(), widened(before)))
 
