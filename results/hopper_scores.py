@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from results.equal_time import append_missing, interval_cell, read_rows, train_and_score
+
 ROWS = Path(__file__).with_suffix(".jsonl")
-TARGET, EPISODES, EVAL_SEED, ENV = 3600.0, 20, 1000, "Hopper-v4"
+TARGET, ENV = 3600.0, "Hopper-v4"
 BUDGET = {"bc": 60.0}  # CPU seconds of training; the others get DEFAULT_BUDGET
 DEFAULT_BUDGET = 180.0
 # Recipe and settings that differ from its own.
@@ -53,57 +53,29 @@ SEEDS = {  # three of every model, more of what is compared
 }
 
 
-def train_and_score(model: str, data: Path, seed: int) -> dict[str, Any]:
+def one_run(model: str, data: Path, seed: int) -> dict[str, Any]:
     """One run in this process: the row of the table."""
-    import torch
-
     from scanrl.data import load
-    from scanrl.evaluation import evaluate, library_versions
-    from scanrl.settings import run_config
-    from scanrl.training import run_training, time_update
+    from scanrl.models.recipes import recipe
+    from scanrl.types import Context
 
-    torch.set_num_threads(1)
-    recipe, changes = SETTINGS[model]
-    dataset = load(data)
-    changes = {**changes, "train.seed": seed, "env": ENV}
-    budget = BUDGET.get(recipe, DEFAULT_BUDGET)
-    steps = int(budget / time_update(run_config(recipe, changes), dataset, clock=time.process_time))
-    config = run_config(recipe, changes, {"train.steps": steps, "train.checkpoint_every": steps, "eval.episodes": 1})
-    began = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        run = run_training(config, dataset, out=Path(folder) / "run")
-        spent = time.process_time() - began
-        context = config.model.context
-        acted = {}
-        for mode in ("recurrent", context) if recipe != "bc" else ("recurrent",):
-            policy = run.policy(target_return=None if recipe == "bc" else TARGET, context=mode)
-            scores = evaluate(policy, ENV, episodes=EPISODES, seed=EVAL_SEED, num_envs=EPISODES).scores[0]
-            acted[str(mode)] = {"returns": scores.returns.tolist(), "lengths": scores.lengths.tolist()}
-        validation = [line["val/loss"] for line in run.metrics() if "val/loss" in line][-1]
-    return {
-        "model": model,
-        "dataset": data.name,
-        "fingerprint": dataset.fingerprint,
-        "seed": seed,
-        "env": ENV,
-        "target_return": TARGET,
-        "episodes": EPISODES,
-        "eval_seed": EVAL_SEED,
-        "updates": steps,
-        "cpu_seconds": round(spent, 1),
-        "validation_loss": validation,
-        "settings": changes,
-        "acted": acted,
-        "versions": library_versions(),
-        "machine": f"{platform.machine()}, {platform.system()}, one thread",
-        "revision": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-    }
+    name, changes = SETTINGS[model]
+    window = changes.get("model.context", recipe(name).model.context)
+    contexts: tuple[Context, ...] = ("recurrent",) if name == "bc" else ("recurrent", window)
+    found = train_and_score(
+        name,
+        {**changes, "train.seed": seed},
+        load(data),
+        ENV,
+        seconds=BUDGET.get(name, DEFAULT_BUDGET),
+        target=None if name == "bc" else TARGET,
+        contexts=contexts,
+    )
+    return {"model": model, "dataset": data.name, "seed": seed, **found}
 
 
 def rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read_rows(ROWS)
 
 
 def run_all(folder: Path, workers: int, models: list[str]) -> None:
@@ -112,18 +84,11 @@ def run_all(folder: Path, workers: int, models: list[str]) -> None:
     wanted = [(m, folder / f"{d}-v4.hdf5", s) for d in SEEDS for m in models for s in range(SEEDS[d].get(m, 3))]
     missing = sorted((w for w in wanted if (w[0], w[1].name, w[2]) not in done), key=lambda job: job[2])
 
-    def one(job: tuple[str, Path, int]) -> None:
-        words = [sys.executable, __file__, "one", "--model", job[0], "--data", str(job[1]), "--seed", str(job[2])]
-        found = subprocess.run(words, capture_output=True, text=True)
-        if found.returncode:
-            print(f"{job}: {found.stderr[-500:]}", file=sys.stderr)
-            return
-        with ROWS.open("a") as file:
-            file.write(found.stdout.splitlines()[-1] + "\n")
-        print(job, "done", flush=True)
-
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, missing))
+    jobs = [
+        (f"{m}, {d.name}, seed {s}", [__file__, "one", "--model", m, "--data", str(d), "--seed", str(s)])
+        for m, d, s in missing
+    ]
+    append_missing(jobs, ROWS, workers)
 
 
 def normalised(returns: list[float]) -> float:
@@ -134,8 +99,6 @@ def normalised(returns: list[float]) -> float:
 
 def table() -> str:
     """Markdown: mean over seeds of the mean normalised return, the seeds, and the interval over seeds."""
-    from scanrl.intervals import mean, stratified_bootstrap
-
     lines = []
     for name in SEEDS:
         lines += [f"**{name}**", "", "| model | acting | mean | 95 % over seeds | seeds | updates | held-out loss |"]
@@ -146,12 +109,11 @@ def table() -> str:
             )
             for mode in found[0]["acted"] if found else ():
                 per_seed = scores(model, name, mode)
-                interval = stratified_bootstrap(np.array(per_seed), statistic=mean)
                 cells = (
                     model,
                     "state carried" if mode == "recurrent" else f"window of {mode}",
                     f"{np.mean(per_seed):.1f}",
-                    "1 seed" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+                    interval_cell(per_seed),
                     ", ".join(f"{score:.1f}" for score in per_seed),
                     f"{np.mean([r['updates'] for r in found]):.0f}",
                     f"{np.mean([r['validation_loss'] for r in found]):.4f}",
@@ -195,7 +157,7 @@ def main() -> None:
     if chosen.what == "table":
         print(table())
     elif chosen.what == "one":
-        print(json.dumps(train_and_score(chosen.model[0], chosen.data, chosen.seed)))
+        print(json.dumps(one_run(chosen.model[0], chosen.data, chosen.seed)))
     else:
         run_all(chosen.data, chosen.workers, chosen.model or list(SETTINGS))
 

@@ -53,6 +53,12 @@ def wide(batch: Batch) -> Batch:
     return Batch(*(x.double() if x.is_floating_point() else x for x in batch))
 
 
+def joined(batches: list[Batch]) -> Batch:
+    """One after the other in time."""
+    columns = zip(*batches, strict=True)
+    return Batch(*(torch.cat(parts, 1) if parts[0].numel() else parts[0] for parts in columns))
+
+
 @every_family
 @pytest.mark.parametrize("chunk", [1, 4, 40])
 def test_carried_chunks_equal_one_forward_over_the_episode(config, chunk):
@@ -66,7 +72,7 @@ def test_carried_chunks_equal_one_forward_over_the_episode(config, chunk):
         for row in range(3):
             rows[row] = [] if first[row] else rows[row]
             rows[row].append((Batch(*(x[row : row + 1] for x in batch)), hidden[row : row + 1]))
-            history = Batch(*map(torch.cat, zip(*(b for b, _ in rows[row]), strict=True), [1] * 6))
+            history = joined([b for b, _ in rows[row]])
             expected, _ = model(wide(history))
             valid = history.mask[0]
             found = torch.cat([h for _, h in rows[row]], 1)
@@ -105,7 +111,8 @@ def test_a_policy_that_carries_its_state_acts_as_the_carried_chunks_say(config):
     state, said = model.training_state(3), []
     with torch.no_grad():
         for start in range(0, 22, 4):
-            hidden, state = model(Batch(*(x[:, start : start + 4] for x in batch)), state)
+            part = Batch(*(x[:, start : start + 4] if x.numel() else x for x in batch))
+            hidden, state = model(part, state)
             said.append(model.tokens.unscale_actions(model.head.act(hidden.flatten(0, 1))).unflatten(0, (3, -1)))
     torch.testing.assert_close(torch.cat(said, 1), batch.actions, rtol=1e-4, atol=1e-5)
 
@@ -217,7 +224,7 @@ def test_a_run_carries_the_state_of_the_episode_so_far(recipe, overrides):
             seen[row] = ([] if first[row] else seen[row]) + [Batch(*(x[row : row + 1] for x in batch))]
             if not seen[row][-1].mask.all():
                 continue  # padded: the row starts anew
-            history = Batch(*(torch.cat(parts, 1) for parts in zip(*seen[row], strict=True)))
+            history = joined(seen[row])
             with torch.no_grad():
                 _, expected = one.model(history)
             for found, wanted in zip(leaves(one.carried), leaves(expected), strict=True):

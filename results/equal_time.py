@@ -1,0 +1,132 @@
+"""What studies at equal processor time share: one run of training and acting, rows in a file, cells of tables.
+
+A study is a list of jobs; each is a process of its own and ends with one row, so that a study goes on where it was
+stopped and never makes a run twice.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from scanrl.data import Dataset
+from scanrl.types import Context
+
+__all__ = ["Job", "append_missing", "interval_cell", "read_rows", "train_and_score"]
+
+ROOT = Path(__file__).parents[1]
+EPISODES, EVAL_SEED = 20, 1000
+
+Job = tuple[str, Sequence[str]]
+"""What it is called, and the words behind `python` that print its row as their last line."""
+
+
+def train_and_score(
+    recipe: str,
+    changes: dict[str, Any],
+    dataset: Dataset,
+    env: str,
+    *,
+    seconds: float,
+    target: float | None,
+    contexts: Sequence[Context],
+) -> dict[str, Any]:
+    """One run in this process, on one thread: what the row says of it, without what it is called.
+
+    It trains for about `seconds` of processor time (the cost of an update is measured first), and its last checkpoint
+    plays `EPISODES` episodes in each of the ways to act.
+    """
+    import torch
+
+    from scanrl.evaluation import evaluate, library_versions
+    from scanrl.settings import run_config
+    from scanrl.training import run_training, time_update
+
+    torch.set_num_threads(1)
+    changes = {**changes, "env": env}
+    cost = time_update(run_config(recipe, changes), dataset, clock=time.process_time)
+    steps = max(1, int(seconds / cost))
+    config = run_config(recipe, changes, {"train.steps": steps, "train.checkpoint_every": steps, "eval.episodes": 1})
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_training(config, dataset, out=Path(folder) / "run")
+        spent, acted = time.process_time() - began, {}
+        for context in contexts:
+            policy = run.policy(target_return=target, context=context)
+            scores = evaluate(policy, env, episodes=EPISODES, seed=EVAL_SEED, num_envs=EPISODES).scores[0]
+            acted[str(context)] = {"returns": scores.returns.tolist(), "lengths": scores.lengths.tolist()}
+        losses = {name: value for line in run.metrics() for name, value in line.items() if name.startswith("val/")}
+    return {
+        "fingerprint": dataset.fingerprint,
+        "env": env,
+        "target_return": target,
+        "episodes": EPISODES,
+        "eval_seed": EVAL_SEED,
+        "updates": steps,
+        "cpu_seconds": round(spent, 1),
+        "validation_loss": losses["val/loss"],
+        "validation_loss_recurrent": losses.get("val/loss_recurrent"),
+        "settings": changes,
+        "acted": acted,
+        "versions": library_versions(),
+        "machine": f"{platform.machine()}, {platform.system()}, one thread",
+        "revision": _revision(),
+    }
+
+
+def _revision() -> str:
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows there are; a last line that was cut off in writing is none."""
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines if line]
+
+
+def append_missing(jobs: Sequence[Job], file: Path, workers: int) -> int:
+    """Runs the jobs, some of them at a time, and appends their rows; tells the number of those that failed."""
+    lock, failed = Lock(), []
+    _mend(file)
+
+    def one(job: Job) -> None:
+        name, words = job
+        found = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+        with lock:
+            if found.returncode:
+                failed.append(name)
+                print(f"{name}: failed: {found.stderr.strip()[-500:]}", file=sys.stderr, flush=True)
+                return
+            with file.open("a", encoding="utf-8") as rows:
+                rows.write(found.stdout.splitlines()[-1] + "\n")
+            print(f"{name}: done", flush=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, jobs))
+    return len(failed)
+
+
+def _mend(file: Path) -> None:
+    """Cut off a last line without an end, to which the next row would be added."""
+    if file.exists() and (text := file.read_text(encoding="utf-8")) and not text.endswith("\n"):
+        file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+
+
+def interval_cell(values: Sequence[float], digits: int = 1) -> str:
+    """The 95 % interval of the mean of some seeds, as a table shows it."""
+    from scanrl.intervals import mean, stratified_bootstrap
+
+    interval = stratified_bootstrap(np.array(values), statistic=mean)
+    return "1 seed" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
