@@ -57,7 +57,8 @@ def train_and_score(
     changes = {**changes, "env": env}
     cost = time_update(run_config(recipe, changes), dataset, clock=time.process_time)
     steps = max(1, int(seconds / cost))
-    config = run_config(recipe, changes, {"train.steps": steps, "train.checkpoint_every": steps, "eval.episodes": 1})
+    once = {"train.checkpoint_every": steps, "train.validate_every": steps, "eval.episodes": 1}
+    config = run_config(recipe, changes, {"train.steps": steps, **once})
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run = run_training(config, dataset, out=Path(folder) / "run")

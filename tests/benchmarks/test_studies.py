@@ -1,0 +1,76 @@
+"""The studies under results/: what they plan, that no run is made twice, and the pages made from rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from results import equal_time, long_training
+from results.equal_time import append_missing, read_rows
+from results.long_training import FORMS, STEPS, TASKS, missing, page, planned
+from scanrl.settings import run_config
+
+
+def test_every_run_of_the_study_is_a_run_that_can_be_made() -> None:
+    runs = planned([0, 1])
+    assert len(runs) == len(set(runs)) == 2 * len(TASKS) * len(long_training.RECIPES) * len(FORMS)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    for run in runs:
+        config = run_config(run.recipe, FORMS[run.form])
+        steps = config.train.batch_size * config.model.context
+        assert 0.98 * STEPS <= steps <= STEPS
+        assert config.train.sequences == ("episodes" if run.form == "episodes" else "windows")
+
+
+def test_names_choose_runs() -> None:
+    found = planned([3], ["hopper-*/dm/64", "walker2d-medium/*/episodes"])
+    assert {run.dataset for run in found} == {"hopper-medium", "hopper-medium-replay", "walker2d-medium"}
+    assert len(found) == 2 + len(long_training.RECIPES)
+    assert planned([3], ["nothing/*"]) == []
+
+
+def test_a_run_with_a_row_is_not_made_again() -> None:
+    runs = planned([0, 1], ["hopper-medium/dt/*"])
+    rows = [{**runs[2]._asdict(), "updates": 7}, {**runs[4]._asdict(), "seconds": 1.0}]
+    left = missing(runs, json.loads(json.dumps(rows)))
+    assert runs[2] not in left
+    assert len(left) == len(runs) - 1
+
+
+def test_a_study_goes_on_behind_a_row_that_was_cut_off(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    file, made = tmp_path / "rows.jsonl", []
+    file.write_text('{"a": 1}\n{"a": 2, "b')
+
+    def run(words, **more):
+        made.append(words[-1])
+        failed = words[-1] == "bad"
+        return subprocess.CompletedProcess(words, failed, f'said before\n{{"a": "{words[-1]}"}}\n', "it went wrong")
+
+    monkeypatch.setattr(equal_time.subprocess, "run", run)
+    assert append_missing([("one", ["x", "3"]), ("two", ["x", "bad"]), ("three", ["x", "4"])], file, 1) == 1
+    assert made == ["3", "bad", "4"]
+    assert [row["a"] for row in read_rows(file)] == [1, "3", "4"]
+    assert "two: failed: it went wrong" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(SystemExit, match=r"expected walker2d-medium-v4.hdf5, found none"):
+        long_training.run_all(tmp_path, planned([0], ["walker2d-medium/*/8"]), tmp_path / "rows.jsonl", 1)
+
+
+def row(run, recurrent: float, window: float) -> dict:
+    acted = {"recurrent": {"returns": [recurrent]}, "8": {"returns": [window]}}
+    facts = {"env": "Hopper-v4", "updates": 10, "validation_loss": 0.5, "validation_loss_recurrent": 0.25}
+    return {**run._asdict(), **facts, "acted": acted}
+
+
+def test_the_page_compares_seed_by_seed() -> None:
+    runs = planned([0, 1], ["hopper-medium/dm/8"])
+    text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
+    [line] = [line for line in text.splitlines() if line.startswith("| dm |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["dm", "8 steps", "75.2"]
+    assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
+    assert "walker2d" not in text
