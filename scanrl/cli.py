@@ -18,6 +18,7 @@ from scanrl import __version__
 from scanrl.arguments import parse_call
 from scanrl.failures import tell_failure
 from scanrl.types import DataError
+from scanrl.verbs.analyse import analyse_activations, analyse_eigenvalues
 from scanrl.verbs.bench import bench_report, bench_run, bench_speed
 from scanrl.verbs.data import data_convert, data_info, data_validate
 from scanrl.verbs.evaluate import evaluate
@@ -37,6 +38,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": train,
     "resume": resume,
     "eval": evaluate,
+    "analyse eigenvalues": analyse_eigenvalues,
+    "analyse activations": analyse_activations,
     "bench run": bench_run,
     "bench report": bench_report,
     "bench speed": bench_speed,

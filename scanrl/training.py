@@ -27,6 +27,7 @@ from scanrl.types import DataError
 __all__ = [
     "Diverged",
     "Interrupted",
+    "data_source",
     "resume",
     "resume_seeds",
     "run_seeds",
@@ -185,7 +186,7 @@ def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:
         if not unfinished:
             return
         first = unfinished[0][0]
-        dataset = bounded(load(_source(first)), first.config.env)
+        dataset = bounded(load(data_source(first)), first.config.env)
         learners = _learners([run for run, _ in unfinished], dataset)
         for learner, (_, checkpoint) in zip(learners, unfinished, strict=True):
             if checkpoint is not None:
@@ -193,8 +194,8 @@ def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:
         fit(path, learners, progress)
 
 
-def _source(run: Run) -> str:
-    """Data kept with the run is found there even if the whole folder was moved."""
+def data_source(run: Run) -> str:
+    """Where the episodes of a run are. Data kept with the run is found there even if the whole folder was moved."""
     parent = run.path.absolute().parent
     places = [run.path, *([parent] if is_seeds_folder(parent) else [])]
     return next((f"store:{place / 'data'}" for place in places if (place / "data").is_dir()), run.config.data)

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"verbs"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards
-    {"bench", "demo", "doctor", "grid"},
+    {"analysis", "bench", "demo", "doctor", "grid"},
     {"scoring", "report"},
     {"training"},
     {"loop"},

@@ -52,6 +52,8 @@ OPTIONS = {
     "presets": ["--contains", "--json"],
     "bench run": ["SPEC", "--preset", "--data", "--seeds", "--updates", "--out", "--jobs", "--retry-failed"],
     "bench report": ["DIR", "--layout"],
+    "analyse eigenvalues": ["RUN", "--data", "--windows", "--out", "--json"],
+    "analyse activations": ["RUN", "--data", "--episode", "--start", "--steps", "--out", "--json"],
     "bench speed": ["--threads", "--json"],
 }
 
@@ -65,7 +67,9 @@ def test_help_names_the_options_of_every_verb(verb, capsys):
     assert said.err == ""
 
 
-@pytest.mark.parametrize("family, verb", [("data", "data convert"), ("bench", "bench speed")])
+@pytest.mark.parametrize(
+    "family, verb", [("data", "data convert"), ("analyse", "analyse activations"), ("bench", "bench speed")]
+)
 def test_help_for_the_verbs_of_two_words(family, verb, capsys):
     assert main([family, "--help"]) == 0
     assert verb in capsys.readouterr().out

@@ -18,7 +18,7 @@ from scanrl.nn.local import LocalConv, LocalLinear, LocalState
 from scanrl.nn.mixer import Mixer, State, carried_dtype
 from scanrl.nn.program import ALL, Program, Register
 
-__all__ = ["Mamba", "MambaState", "step_size_bias"]
+__all__ = ["Mamba", "MambaState", "Selection", "step_size_bias"]
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -28,6 +28,15 @@ class MambaState(NamedTuple):
 
     inner: State
     h: Tensor  # (B, E, N); float64 when carried from `initial_state`, float32 without
+
+
+class Selection(NamedTuple):
+    """What the scan reads: inputs u and step sizes dt, after softplus `(B, L, E)`, and B, C `(B, L, N)`."""
+
+    u: Tensor
+    dt: Tensor
+    B: Tensor
+    C: Tensor
 
 
 class Mamba(Mixer):
@@ -86,6 +95,15 @@ class Mamba(Mixer):
             p, dt, self._A(), B, C, D=self.D, z=z, dt_bias=self.dt_proj.bias, h=None if before is None else before.h
         )
         return self.out_proj(y), MambaState(inner_state, h)
+
+    def selection(self, x: Tensor) -> Selection:
+        """What the scan reads of tokens `(B, L, D)` that follow on an empty state."""
+        p = self.in_proj(x).chunk(2, -1)[0]
+        if self.inner is not None:
+            p, _ = self.inner(p)
+        u = F.silu(p)
+        dt, B, C = self._coefficients(u)
+        return Selection(u, F.softplus(dt + self.dt_proj.bias), B, C)
 
     def _fused(self, x: Tensor, before: MambaState | None) -> tuple[Tensor, State]:
         """`forward` as one function round its matrix products."""

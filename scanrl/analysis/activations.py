@@ -1,0 +1,79 @@
+"""The feature-activation map of the scans: what every token writes into the state, and how much of it is left."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scanrl.analysis.scans import scans
+from scanrl.batch import Batch
+from scanrl.models.decision import DecisionModel
+from scanrl.nn.mamba import Selection
+from scanrl.types import DataError
+
+__all__ = ["Activation", "activations"]
+
+
+class Activation(NamedTuple):
+    """One scan, over the tokens of every window: arrays `(B, T, M)` of `B` windows, `T` steps, `M` tokens per step.
+
+    Attributes:
+        name: where it stands, e.g. `mixer 2`.
+        kept: share of the state that survives the token, 0 to 1.
+        written: size of what the token adds to the state.
+        left: share of what the token added that is in the state after the last token, 0 (dropped) to 1.
+    """
+
+    name: str
+    kept: np.ndarray
+    written: np.ndarray
+    left: np.ndarray
+
+
+def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
+    r"""The activation map of every scan of a model, in the order in which they stand.
+
+    Token `t` adds `w_t = dt_t u_t B_t^T` `(E, N)` to the state, and multiplies what was there by `exp(dt_t A)`:
+
+    `kept_t = mean_{e,n} exp(dt_t A)`, `written_t = |w_t| = |dt_t u_t| |B_t|`,
+    `left_t = |exp(A sum_{s>t} dt_s) w_t| / |w_t|`, with `|.|` the root of the sum of squares.
+
+    Args:
+        model: any with a Mamba inside.
+        batch: windows without padding, from `full_windows` for example.
+
+    Raises:
+        DataError: the model has no scan, or none that reads all tokens of a window.
+
+    Reference: after the feature-activation maps of Decision MetaMamba, arXiv 2408.10517, which print no formula.
+    """
+    lead = (*batch.mask.shape, model.config.period)
+    found = []
+    for name, (mixer, read) in scans(model, batch).items():
+        if read.dt.shape[:2].numel() != batch.mask.numel() * model.config.period:
+            continue  # windows of its own that overlap or are padded: its tokens are not the batch's
+        A = -mixer.A_log.detach().exp()
+        columns = (x.reshape(lead).cpu().numpy() for x in _map(read, A))
+        found.append(Activation(name, *columns))
+    if not found:
+        raise DataError(f"model.pattern: expected a scan over whole windows, got {model.config.pattern!r}")
+    return found
+
+
+def _map(read: Selection, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`kept`, `written`, `left`, each `(B, L)`."""
+    u, dt, B = read.u.double(), read.dt.double(), read.B.double()
+    A = A.double()
+    after = dt.flip(1).cumsum(1).flip(1) - dt  # sum over later tokens
+    kept, left = [], []
+    squares = (dt * u).square()
+    for t in range(dt.shape[1]):  # all tokens at once would take L times E times N numbers
+        kept.append(torch.exp(dt[:, t, :, None] * A).mean((1, 2)))
+        there = torch.exp(2 * after[:, t, :, None] * A) * B[:, t, None, :].square()
+        left.append((squares[:, t] * there.sum(2)).sum(1).sqrt())
+    written = squares.sum(2).sqrt() * B.norm(dim=2)
+    share = torch.stack(left, 1) / written.clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.stack(kept, 1), written, share

@@ -1,0 +1,54 @@
+"""Eigenvalues of the scans' A, and the memory that they give with the step sizes that data calls for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from scanrl.analysis.scans import scans
+from scanrl.batch import Batch
+from scanrl.models.decision import DecisionModel
+
+__all__ = ["Spectrum", "spectra"]
+
+
+class Spectrum(NamedTuple):
+    """One scan.
+
+    Attributes:
+        name: where it stands, e.g. `mixer 2`.
+        eigenvalues: of A, `(E, N)`: real and negative, per unit of step size. A is diagonal: they are its entries.
+        step_sizes: dt of every channel, `(E,)`, averaged over the data.
+        memory: environment steps in which a state falls to 1/e, `(E, N)`.
+    """
+
+    name: str
+    eigenvalues: np.ndarray
+    step_sizes: np.ndarray
+    memory: np.ndarray
+
+
+def spectra(model: DecisionModel, batch: Batch) -> list[Spectrum]:
+    r"""The spectrum of every scan of a model, in the order in which they stand.
+
+    A state of channel `e` decays by `exp(dt a)` a token, so that it remembers `1 / (dt |a|)` tokens, and
+    `memory = 1 / (M mean(dt) |a|)` steps of `M` tokens. A scan whose state is reset within the window (a local branch)
+    remembers no further than that.
+
+    Args:
+        model: any with a Mamba inside.
+        batch: windows without padding, see `full_windows`.
+
+    Raises:
+        DataError: the model has no scan.
+
+    Reference: the figure of eigenvalues by branch in MambaDM, arXiv 2406.02013.
+    """
+    found = []
+    for name, (mixer, read) in scans(model, batch).items():
+        eigenvalues = -mixer.A_log.detach().double().exp().cpu().numpy()
+        step_sizes = read.dt.double().mean((0, 1)).cpu().numpy()
+        memory = 1 / (model.config.period * step_sizes[:, None] * -eigenvalues)
+        found.append(Spectrum(name, eigenvalues, step_sizes, memory))
+    return found

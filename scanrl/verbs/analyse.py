@@ -1,0 +1,127 @@
+"""`analyse`: what the scans of a trained model do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scanrl.console import print_json, print_table
+from scanrl.types import DataError
+from scanrl.verbs.options import RunPath, check
+
+if TYPE_CHECKING:
+    from scanrl.batch import Batch
+    from scanrl.data import Dataset
+    from scanrl.models.decision import DecisionModel
+
+__all__ = ["analyse_activations", "analyse_eigenvalues"]
+
+
+def analyse_eigenvalues(
+    run: RunPath, data: str | None = None, windows: int = 64, out: Path | None = None, json: bool = False
+) -> int:
+    """Show the eigenvalues of every scan and how many environment steps its states remember.
+
+    Args:
+        run: a run folder (its latest checkpoint) or a checkpoint folder.
+        data: the episodes that step sizes are averaged over; by default those the run was trained on.
+        windows: windows of them.
+        out: where to draw the histograms, an SVG file; by default eigenvalues.svg in the folder.
+        json: print one JSON object with all values instead of a table.
+    """
+    check("analyse eigenvalues", 1, windows=windows)
+    model, dataset = _read(run, data)
+    from scanrl.analysis import draw_spectra, full_windows, spectra
+
+    found = spectra(model, full_windows(dataset, model.config.context, windows))
+    file = out or run / "eigenvalues.svg"
+    file.write_text(draw_spectra(found, model.config.context), encoding="utf-8")
+    if json:
+        return print_json([{k: v if isinstance(v, str) else v.tolist() for k, v in s._asdict().items()} for s in found])
+    import numpy as np
+
+    head = ("scan", "|a| from", "to", "step size, mean", "memory in steps, median", "longest tenth from", "longest")
+    rows = []
+    for s in found:
+        size, tenth = np.abs(s.eigenvalues), np.quantile(s.memory, 0.9)
+        values = (size.min(), size.max(), s.step_sizes.mean(), np.median(s.memory), tenth, s.memory.max())
+        rows.append((s.name, *(f"{value:.3g}" for value in values)))
+    print_table(head, rows, right=range(1, len(head)))
+    print(f"drawn: {file}")
+    return 0
+
+
+def analyse_activations(
+    run: RunPath,
+    data: str | None = None,
+    episode: int = 0,
+    start: int = 0,
+    steps: int | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Show which steps of an episode the scans write into their states, and which are left at the end.
+
+    Args:
+        run: a run folder (its latest checkpoint) or a checkpoint folder.
+        data: where the episode is; by default in what the run was trained on.
+        episode: its number, from 0.
+        start: its first step that is read, from an empty state.
+        steps: how many are read; by default as many as the windows of the training had.
+        out: where to draw the maps, an SVG file; by default activations.svg in the folder.
+        json: print one JSON object with all values instead of a table.
+    """
+    model, dataset = _read(run, data)
+    batch = _window(dataset, episode, start, model.config.context if steps is None else steps)
+    from scanrl.analysis import activations, draw_activations
+
+    found, layout = activations(model, batch), model.config.layout
+    file = out or run / "activations.svg"
+    file.write_text(draw_activations(found, layout, start), encoding="utf-8")
+    if json:
+        return print_json(
+            [{k: v if isinstance(v, str) else v[0].tolist() for k, v in a._asdict().items()} for a in found]
+        )
+    rows = [
+        (a.name, letter, *(f"{x[0, :, i].mean():.3g}" for x in (a.kept, a.written, a.left)))
+        for a in found
+        for i, letter in enumerate(layout)
+    ]
+    print_table(("scan", "token", "state kept", "written", "left at the end"), rows, right=(2, 3, 4))
+    print(f"means over {batch.mask.shape[1]} steps of episode {episode} from step {start}; drawn: {file}")
+    return 0
+
+
+def _read(run: Path, data: str | None) -> tuple[DecisionModel, Dataset]:
+    """The model of a run, and the episodes."""
+    from scanrl.checkpoint import load_checkpoint
+    from scanrl.data import load
+    from scanrl.run import open_run
+    from scanrl.training import data_source
+
+    checkpoint = load_checkpoint(run)
+    if data is None:
+        if not (run / "config.yaml").is_file():
+            raise DataError(f"{run}: data: expected --data for a checkpoint without its run folder, got none")
+        data = data_source(open_run(run))
+    dataset = load(data)
+    difference = checkpoint.spec.difference(dataset.spec, recorded=True)
+    if difference is not None:
+        raise DataError(f"{dataset.name}: {difference} (from {run})")
+    return checkpoint.model(), dataset
+
+
+def _window(dataset: Dataset, episode: int, start: int, steps: int) -> Batch:
+    """Some steps of one episode, as one row."""
+    if not 0 <= episode < len(dataset):
+        raise DataError(f"analyse activations: --episode: expected 0 to {len(dataset) - 1}, got {episode}")
+    length = int(dataset.lengths[episode])
+    if not 0 <= start < length:
+        raise DataError(f"analyse activations: --start: expected 0 to {length - 1}, got {start}")
+    check("analyse activations", 1, steps=steps)
+    from scanrl.batch import Batch
+    from scanrl.data.windows import iterate_episodes
+
+    end = min(start + steps, length)
+    batch = next(iterate_episodes(dataset.select([episode]), end, 1))
+    return Batch(*(x[:, start:end] if x.numel() else x for x in batch))

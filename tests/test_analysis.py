@@ -1,0 +1,195 @@
+"""What is said of a trained scan, against the recurrence itself."""
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from scanrl import nn
+from scanrl.analysis import activations, draw_activations, draw_spectra, full_windows, spectra
+from scanrl.analysis.scans import scans
+from scanrl.cli import main
+from scanrl.models.decision import DecisionModel
+from scanrl.nn import Mixer, ModelConfig
+from scanrl.nn.mamba import Mamba
+from scanrl.types import DataError
+from tests.conftest import BOX, make_dataset, make_stats
+from tests.runs import TINY, fit
+
+CONFIG = ModelConfig(pattern="modal_conv mamba mlp mamba", width=8, context=6, state_size=3)
+
+
+def build(**changes) -> DecisionModel:
+    return DecisionModel(replace(CONFIG, **changes), BOX, make_stats(BOX), seed=1).double()
+
+
+def windows(count: int = 2, steps: int = 6):
+    batch = full_windows(make_dataset(), steps, count)
+    return type(batch)(*(x.double() if x.is_floating_point() else x for x in batch))
+
+
+@pytest.mark.parametrize("inner", ["none", "conv4", "modal_linear"])
+def test_the_selection_is_what_the_scan_reads(inner):
+    model = build(inner_mixer=inner)
+    mixer = model.stack.mixers[1]
+    assert isinstance(mixer, Mamba)
+    x = torch.randn(2, 18, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    read = mixer.selection(x)
+    h = torch.zeros(2, 16, 3, dtype=torch.float64)
+    for t in range(18):
+        decay = torch.exp(-read.dt[:, t, :, None] * mixer.A_log.exp())
+        h = decay * h + (read.dt[:, t] * read.u[:, t])[..., None] * read.B[:, t, None]
+    torch.testing.assert_close(h, mixer(x)[1].h, rtol=1e-10, atol=1e-10)
+
+
+def test_a_memory_is_the_steps_in_which_a_state_falls_to_a_fraction_of_e():
+    model = build()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Mamba):
+                module.dt_proj.weight.zero_()
+                module.dt_proj.bias.fill_(-3.0)
+    first, second = spectra(model, windows())
+    assert (first.name, second.name) == ("mixer 2", "mixer 4")
+    dt = np.log1p(np.exp(-3.0))
+    np.testing.assert_allclose(first.eigenvalues, np.tile([-1.0, -2.0, -3.0], (16, 1)), rtol=1e-6)
+    np.testing.assert_allclose(first.step_sizes, dt, rtol=1e-6)
+    tokens = 3 * first.memory
+    np.testing.assert_allclose(np.exp(dt * first.eigenvalues * tokens), np.exp(-1), rtol=1e-6)
+
+
+def test_step_sizes_are_means_over_the_data():
+    model, batch = build(), windows(5)
+    mixer, read = scans(model, batch)["mixer 4"]
+    np.testing.assert_allclose(spectra(model, batch)[1].step_sizes, read.dt.mean((0, 1)).detach(), rtol=1e-12)
+    assert read.dt.shape == (5, 18, 16)
+    assert mixer is model.stack.mixers[3]
+
+
+def test_the_activation_map_is_that_of_each_tokens_own_trace():
+    model, batch = build(), windows()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    found = {one.name: one for one in activations(model, batch)}
+    for name, (mixer, read) in scans(model, batch).items():
+        a = -mixer.A_log.detach().exp()
+        for t in range(18):
+            write = (read.dt[:, t] * read.u[:, t])[..., None] * read.B[:, t, None]  # (B, E, N)
+            h = write
+            for later in range(t + 1, 18):
+                h = torch.exp(read.dt[:, later, :, None] * a) * h
+            size, kept = write.flatten(1).norm(dim=1), torch.exp(read.dt[:, t, :, None] * a).mean((1, 2))
+            at = np.s_[:, t // 3, t % 3]
+            np.testing.assert_allclose(found[name].written[at], size, rtol=1e-9)
+            np.testing.assert_allclose(found[name].left[at], h.flatten(1).norm(dim=1) / size, rtol=1e-9)
+            np.testing.assert_allclose(found[name].kept[at], kept, rtol=1e-9)
+        np.testing.assert_allclose(found[name].left[:, -1, -1], 1.0)
+
+
+class Branches(Mixer):
+    """Two scans in one mixer, one of which reads windows of two steps."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.far, self.near = Mamba(config), Mamba(config)
+
+    def forward(self, x, state=None):
+        near, _ = self.near(x.reshape(-1, 6, x.shape[2]))
+        return self.far(x)[0] + near.reshape(x.shape), ()
+
+    def step(self, x, state):
+        raise NotImplementedError
+
+    def initial_state(self, batch):
+        return ()
+
+
+def test_scans_are_found_wherever_they_stand(monkeypatch):
+    monkeypatch.setitem(nn.MIXERS, "branches", Branches)
+    model, batch = build(pattern="mlp branches"), windows()
+    assert [one.name for one in spectra(model, batch)] == ["mixer 2 far", "mixer 2 near"]
+    near = activations(model, batch)[1]
+    assert near.left.shape == (2, 6, 3)
+    np.testing.assert_allclose(near.left[:, 1::2, -1], 1.0)  # the last token of each of its windows
+
+
+def test_looking_leaves_the_model_as_it_was():
+    model, batch = build(dropout=0.5).train(), windows()
+    found = [spectra(model, batch)[0].step_sizes for _ in range(2)]
+    np.testing.assert_array_equal(*found)  # no dropout while looking
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("count", [1, 4, 400])
+def test_windows_are_full_and_spread_over_the_data(count):
+    data = make_dataset()
+    batch = full_windows(data, 6, count)
+    assert batch.mask.all()
+    assert batch.mask.shape == (min(count, (data.lengths // 6).sum()), 6)
+    owners = {
+        next(i for i, e in enumerate(data) if o in e.observations[:, 0]) for o in batch.observations[:, 0, 0].numpy()
+    }
+    assert len(owners) >= min(count, 9)
+
+
+def test_windows_longer_than_every_episode_are_as_long_as_the_longest():
+    data = make_dataset()
+    assert full_windows(data, 500, 3).mask.shape == ((data.lengths == data.lengths.max()).sum(), data.lengths.max())
+
+
+def test_a_model_without_a_scan_is_refused():
+    with pytest.raises(DataError, match=r"^model.pattern: expected a model with a mamba, got 'attention mlp'$"):
+        spectra(build(pattern="attention mlp"), windows())
+
+
+def test_drawings_stand_alone_and_are_well_formed():
+    model, batch = build(), windows()
+    for drawn in (draw_spectra(spectra(model, batch), 6), draw_activations(activations(model, batch), "Rsa", 40)):
+        root = ElementTree.fromstring(str(drawn))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        text = " ".join(root.itertext())
+        assert "mixer 2" in text
+        assert "mixer 4" in text
+    assert "step 45, a: 1" in text
+
+
+@pytest.fixture
+def run(tmp_path, no_flushing, elsewhere):
+    return fit(tmp_path / "run", steps=2, overrides={**TINY, "model.pattern": "modal_conv mamba"}).path
+
+
+def test_the_commands_show_draw_and_give_every_value(run, capsys):
+    assert main(["analyse", "eigenvalues", str(run), "--windows", "3"]) == 0
+    assert "mixer 2" in capsys.readouterr().out
+    ElementTree.parse(run / "eigenvalues.svg")
+    assert main(["analyse", "activations", str(run), "--start", "1", "--steps", "2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert np.shape(found["left"]) == (2, 3)
+    ElementTree.parse(run / "activations.svg")
+    assert main(["analyse", "eigenvalues", str(run), "--json", "--out", str(run / "other.svg")]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert np.shape(found["memory"]) == (16, 4)
+    assert (run / "other.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--episode", "12"], "analyse activations: --episode: expected 0 to 11, got 12"),
+        (["--start", "-1"], "analyse activations: --start: expected 0 to "),
+        (["--steps", "0"], "analyse activations: --steps: expected at least 1"),
+    ],
+)
+def test_steps_that_are_not_there_are_named(run, failing, words, message):
+    assert message in failing("analyse", "activations", str(run), *words)
+
+
+def test_a_checkpoint_alone_needs_its_data_named(run, failing):
+    checkpoint = next((run / "checkpoints").iterdir())
+    assert "data: expected --data for a checkpoint" in failing("analyse", "eigenvalues", str(checkpoint))
+    assert main(["analyse", "eigenvalues", str(checkpoint), "--data", str(run / "data"), "--out", "here.svg"]) == 0
