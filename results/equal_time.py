@@ -1,4 +1,4 @@
-"""What studies at equal processor time share: one run of training and acting, rows in a file, cells of tables.
+"""What studies share: one run of training and acting, for equal processor time; rows in a file, cells of tables.
 
 A study is a list of jobs; each is a process of its own and ends with one row, so that a study goes on where it was
 stopped and never makes a run twice.
@@ -12,21 +12,47 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from scanrl.data import Dataset
 from scanrl.types import Context
 
-__all__ = ["Job", "append_missing", "interval_cell", "read_rows", "train_and_score"]
+__all__ = [
+    "TASKS",
+    "Job",
+    "Task",
+    "append_missing",
+    "interval_cell",
+    "missing",
+    "read_rows",
+    "scores",
+    "train_and_score",
+]
 
 ROOT = Path(__file__).parents[1]
 EPISODES, EVAL_SEED = 20, 1000
+
+
+class Task(NamedTuple):
+    """A local data set with where it is played."""
+
+    file: str
+    env: str
+    target: float
+
+
+TASKS = {
+    "hopper-medium": Task("hopper-medium-v4.hdf5", "Hopper-v4", 3600.0),
+    "hopper-medium-replay": Task("hopper-medium-replay-v4.hdf5", "Hopper-v4", 3600.0),
+    "walker2d-medium": Task("walker2d-medium-v4.hdf5", "Walker2d-v4", 5000.0),
+    "antmaze-umaze-diverse": Task("antmaze-umaze-diverse-v4.hdf5", "antmaze-umaze-diverse-v4", 1.0),
+}
 
 Job = tuple[str, Sequence[str]]
 """What it is called, and the words behind `python` that print its row as their last line."""
@@ -38,14 +64,15 @@ def train_and_score(
     dataset: Dataset,
     env: str,
     *,
-    seconds: float,
+    seconds: float | None,
+    updates: int | None = None,
     target: float | None,
     contexts: Sequence[Context],
 ) -> dict[str, Any]:
     """One run in this process, on one thread: what the row says of it, without what it is called.
 
-    It trains for about `seconds` of processor time (the cost of an update is measured first), and its last checkpoint
-    plays `EPISODES` episodes in each of the ways to act.
+    It trains for about `seconds` of processor time (the cost of an update is measured first) or for a number of
+    `updates`, and its last checkpoint plays `EPISODES` episodes in each of the ways to act.
     """
     import torch
 
@@ -55,8 +82,10 @@ def train_and_score(
 
     torch.set_num_threads(1)
     changes = {**changes, "env": env}
-    cost = time_update(run_config(recipe, changes), dataset, clock=time.process_time)
-    steps = max(1, int(seconds / cost))
+    if updates is None:
+        assert seconds is not None
+        updates = int(seconds / time_update(run_config(recipe, changes), dataset, clock=time.process_time))
+    steps = max(1, updates)
     once = {"train.checkpoint_every": steps, "train.validate_every": steps, "eval.episodes": 1}
     config = run_config(recipe, changes, {"train.steps": steps, **once})
     began = time.process_time()
@@ -95,6 +124,25 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows there are; a last line that was cut off in writing is none."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines if line]
+
+
+Planned = TypeVar("Planned", bound=NamedTuple)
+
+
+def missing(runs: Iterable[Planned], rows: Iterable[dict[str, Any]]) -> list[Planned]:
+    """Those without a row, which has the fields of its run."""
+    found, done = list(runs), list(rows)
+    return [run for run in found if not any(all(row[k] == v for k, v in run._asdict().items()) for row in done)]
+
+
+def scores(row: dict[str, Any], way: str) -> float:
+    """Mean normalised score of a row, acting `"recurrent"` or on the `"window"`."""
+    from scanrl.evaluation import normalize
+
+    [key] = [key for key in row["acted"] if (key == "recurrent") == (way == "recurrent")]
+    normalised = normalize(row["env"], row["acted"][key]["returns"])
+    assert normalised is not None, row["env"]
+    return float(np.mean(normalised))
 
 
 def append_missing(jobs: Sequence[Job], file: Path, workers: int) -> int:

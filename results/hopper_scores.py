@@ -29,6 +29,7 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from results import equal_time
 from results.equal_time import append_missing, interval_cell, read_rows, train_and_score
 
 ROWS = Path(__file__).with_suffix(".jsonl")
@@ -91,12 +92,6 @@ def run_all(folder: Path, workers: int, models: list[str]) -> None:
     append_missing(jobs, ROWS, workers)
 
 
-def normalised(returns: list[float]) -> float:
-    from scanrl.evaluation import normalize
-
-    return float(np.mean(normalize(ENV, returns)))
-
-
 def table() -> str:
     """Markdown: mean over seeds of the mean normalised return, the seeds, and the interval over seeds."""
     lines = []
@@ -126,7 +121,7 @@ def table() -> str:
 def scores(model: str, dataset: str, mode: str) -> list[float]:
     """Mean normalised return of each seed, in the order of the seeds."""
     found = sorted((r for r in rows() if r["model"] == model and r["dataset"][:-8] == dataset), key=lambda r: r["seed"])
-    return [normalised(r["acted"][mode]["returns"]) for r in found]
+    return [equal_time.scores(r, "recurrent" if mode == "recurrent" else "window") for r in found]
 
 
 def differences(dataset: str) -> list[str]:

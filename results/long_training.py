@@ -38,7 +38,7 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from results.equal_time import append_missing, interval_cell, read_rows, train_and_score
+from results.equal_time import TASKS, append_missing, interval_cell, missing, read_rows, scores, train_and_score
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_suffix(".md")
@@ -47,20 +47,6 @@ STEPS = 2048  # environment steps of a batch
 CHUNK = 64
 
 
-class Task(NamedTuple):
-    """A data set with where it is played."""
-
-    file: str
-    env: str
-    target: float
-
-
-TASKS = {
-    "hopper-medium": Task("hopper-medium-v4.hdf5", "Hopper-v4", 3600.0),
-    "hopper-medium-replay": Task("hopper-medium-replay-v4.hdf5", "Hopper-v4", 3600.0),
-    "walker2d-medium": Task("walker2d-medium-v4.hdf5", "Walker2d-v4", 5000.0),
-    "antmaze-umaze-diverse": Task("antmaze-umaze-diverse-v4.hdf5", "antmaze-umaze-diverse-v4", 1.0),
-}
 RECIPES = ("dmm-dc", "dmm26", "dm", "dt")
 FORMS: dict[str, dict[str, Any]] = {
     str(context): {"model.context": context, "train.batch_size": STEPS // context} for context in (8, 20, 64, 256)
@@ -86,12 +72,6 @@ def planned(seeds: Iterable[int], only: Sequence[str] = (), seconds: float = SEC
     """All runs that the names leave over, the first seed of each before the second of any."""
     found = [Run(d, r, f, seed, seconds) for seed in seeds for d in TASKS for r in RECIPES for f in FORMS]
     return [run for run in found if not only or any(fnmatch(run.name, pattern) for pattern in only)]
-
-
-def missing(runs: Iterable[Run], rows: Iterable[dict[str, Any]]) -> list[Run]:
-    """Those without a row."""
-    done = {tuple(row[field] for field in Run._fields) for row in rows}
-    return [run for run in runs if tuple(run) not in done]
 
 
 def one_run(run: Run, folder: Path) -> dict[str, Any]:
@@ -126,20 +106,6 @@ def run_all(folder: Path, runs: Sequence[Run], file: Path, workers: int) -> int:
     return append_missing(jobs, file, workers)
 
 
-def scores(rows: Sequence[dict[str, Any]], name: str, context: str) -> dict[int, float]:
-    """Mean normalised score of every seed of a run, acting on `"recurrent"` or `"window"`."""
-    from scanrl.evaluation import normalize
-
-    found = {}
-    for row in rows:
-        if f"{row['dataset']}/{row['recipe']}/{row['form']}" == name:
-            [key] = [key for key in row["acted"] if (key == "recurrent") == (context == "recurrent")]
-            normalised = normalize(row["env"], row["acted"][key]["returns"])
-            assert normalised is not None, row["env"]
-            found[row["seed"]] = float(np.mean(normalised))
-    return found
-
-
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each data set what every recipe and form scores, and what carrying the state is worth."""
     lines = ["# Train long, act recurrently", ""]
@@ -152,21 +118,20 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     for dataset in TASKS:
         there = [row for row in rows if row["dataset"] == dataset]
         if there:
-            lines += ["", f"**local/{dataset}**", "", *_table(there, dataset)]
+            lines += ["", f"**local/{dataset}**", "", *_table(there)]
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[dict[str, Any]], dataset: str) -> list[str]:
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     head = ("recipe", "trained on", "state carried", "95 %", "window", "95 %", "carried - window", "95 %")
     head += ("seeds", "updates", "loss in windows", "loss carried")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for recipe in RECIPES:
         for form in FORMS:
-            name = f"{dataset}/{recipe}/{form}"
             mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
             if not mine:
                 continue
-            carried, window = (list(scores(mine, name, way).values()) for way in ("recurrent", "window"))
+            carried, window = ([scores(row, way) for row in mine] for way in ("recurrent", "window"))
             ahead = [a - b for a, b in zip(carried, window, strict=True)]
             cells = [recipe, "whole episodes" if form == "episodes" else f"{form} steps"]
             for values in (carried, window, ahead):

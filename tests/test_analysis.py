@@ -120,7 +120,7 @@ def test_scans_are_found_wherever_they_stand(monkeypatch):
 def test_looking_leaves_the_model_as_it_was():
     model, batch = build(dropout=0.5).train(), windows()
     found = [spectra(model, batch)[0].step_sizes for _ in range(2)]
-    np.testing.assert_array_equal(*found)  # no dropout while looking
+    np.testing.assert_array_equal(found[0], found[1])  # no dropout while looking
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
 
