@@ -290,7 +290,10 @@ def test_a_function_that_waits_for_the_device_falls_back_and_dropout_still_works
 
 
 @cuda
-@pytest.mark.parametrize("settings", [{"model.dropout": 0.0}, {}, {"train.precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"model.dropout": 0.0}, {}, {"train.precision": "bfloat16"}, {"train.sequences": "episodes"}],
+)
 def test_training_with_graphs_equals_training_without(tmp_path, monkeypatch, settings):
     options = {"train.device": "cuda", **settings}
     with warnings.catch_warnings():

@@ -19,13 +19,14 @@ from scanrl.nn import MIXERS, ModelConfig, map_state, replace_rows
 from scanrl.nn.local import LocalLinear
 from scanrl.policy import Policy
 from scanrl.run import Run, open_run
+from scanrl.scoring import score_run
 from scanrl.settings import run_config
 from scanrl.stacked import stacking_pays
 from scanrl.stats import Stats
 from scanrl.training import resume, train
 from scanrl.types import CorruptFile, DataError
 from tests.conftest import BOX, CHOICE, make_dataset, make_stats
-from tests.runs import DT, HALF, TINY, fit, outcome, stopped
+from tests.runs import CARTPOLE, DT, HALF, TINY, fit, outcome, stopped
 from tests.test_checkpoint import reseal
 from tests.test_graphs import DirectCalls
 from tests.test_policy import play
@@ -272,3 +273,10 @@ def test_a_model_without_memory_has_no_recurrent_loss(tmp_path):
     run = fit(tmp_path / "run", "bc", overrides={"model.width": 8, "train.batch_size": 4}, steps=3)
     assert "val/loss" in run.metrics()[-1]
     assert not any("val/loss_recurrent" in line for line in run.metrics())
+
+
+@pytest.mark.parametrize("sequences, window", [("windows", 4), ("episodes", None)])
+def test_a_score_tells_the_window_of_the_training_where_there_was_one(tmp_path, sequences, window):
+    run = fit(tmp_path / "run", data=make_dataset(CARTPOLE), overrides={**TINY, "train.sequences": sequences}, steps=2)
+    (scores,) = score_run(run.path, "CartPole-v1", episodes=1)
+    assert scores.trained_context == window
