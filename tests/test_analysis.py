@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from scanrl import nn
 from scanrl.analysis import activations, draw_activations, draw_spectra, full_windows, spectra
 from scanrl.analysis.scans import scans
 from scanrl.cli import main
 from scanrl.models.decision import DecisionModel
-from scanrl.nn import Mixer, ModelConfig
+from scanrl.nn import ModelConfig
 from scanrl.nn.mamba import Mamba
 from scanrl.types import DataError
 from tests.conftest import BOX, make_dataset, make_stats
@@ -63,7 +62,7 @@ def test_a_memory_is_the_steps_in_which_a_state_falls_to_a_fraction_of_e():
 
 def test_step_sizes_are_means_over_the_data():
     model, batch = build(), windows(5)
-    mixer, read = scans(model, batch)["mixer 4"]
+    mixer, [read] = scans(model, batch)["mixer 4"]
     np.testing.assert_allclose(spectra(model, batch)[1].step_sizes, read.dt.mean((0, 1)).detach(), rtol=1e-12)
     assert read.dt.shape == (5, 18, 16)
     assert mixer is model.stack.mixers[3]
@@ -75,7 +74,7 @@ def test_the_activation_map_is_that_of_each_tokens_own_trace():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
     found = {one.name: one for one in activations(model, batch)}
-    for name, (mixer, read) in scans(model, batch).items():
+    for name, (mixer, [read]) in scans(model, batch).items():
         a = -mixer.A_log.detach().exp()
         for t in range(18):
             write = (read.dt[:, t] * read.u[:, t])[..., None] * read.B[:, t, None]  # (B, E, N)
@@ -90,31 +89,21 @@ def test_the_activation_map_is_that_of_each_tokens_own_trace():
         np.testing.assert_allclose(found[name].left[:, -1, -1], 1.0)
 
 
-class Branches(Mixer):
-    """Two scans in one mixer, one of which reads windows of two steps."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.far, self.near = Mamba(config), Mamba(config)
-
-    def forward(self, x, state=None):
-        near, _ = self.near(x.reshape(-1, 6, x.shape[2]))
-        return self.far(x)[0] + near.reshape(x.shape), ()
-
-    def step(self, x, state):
-        raise NotImplementedError
-
-    def initial_state(self, batch):
-        return ()
+def test_scans_are_found_wherever_they_stand():
+    model, batch = build(pattern="mlp gloma", gloma_steps=2), windows()
+    assert [one.name for one in spectra(model, batch)] == ["mixer 2 mamba", "mixer 2 local"]
+    local = activations(model, batch)[1]
+    assert local.left.shape == (2, 6, 3)
+    np.testing.assert_allclose(local.left[:, 1::2, -1], 1.0)  # the last token of each of its windows
 
 
-def test_scans_are_found_wherever_they_stand(monkeypatch):
-    monkeypatch.setitem(nn.MIXERS, "branches", Branches)
-    model, batch = build(pattern="mlp branches"), windows()
-    assert [one.name for one in spectra(model, batch)] == ["mixer 2 far", "mixer 2 near"]
-    near = activations(model, batch)[1]
-    assert near.left.shape == (2, 6, 3)
-    np.testing.assert_allclose(near.left[:, 1::2, -1], 1.0)  # the last token of each of its windows
+def test_a_scan_that_is_called_in_pieces_is_averaged_over_all_of_them():
+    model, batch = build(pattern="gloma", gloma_steps=4), windows()  # a window of four steps and one of two
+    _, reads = scans(model, batch)["mixer 1 local"]
+    assert [read.dt.shape[:2] for read in reads] == [(2, 12), (2, 6)]
+    expected = (12 * reads[0].dt.mean((0, 1)) + 6 * reads[1].dt.mean((0, 1))) / 18
+    np.testing.assert_allclose(spectra(model, batch)[1].step_sizes, expected.detach(), rtol=1e-12)
+    assert [one.name for one in activations(model, batch)] == ["mixer 1 mamba"]
 
 
 def test_looking_leaves_the_model_as_it_was():
@@ -175,6 +164,14 @@ def test_the_commands_show_draw_and_give_every_value(run, capsys):
     (found,) = json.loads(capsys.readouterr().out)
     assert np.shape(found["memory"]) == (16, 4)
     assert (run / "other.svg").is_file()
+
+
+def test_merged_tokens_are_one_line(tmp_path, no_flushing, elsewhere, capsys):
+    overrides = {**TINY, "model.pattern": "mamba", "model.merge": True, "model.layout": "Rsa"}
+    run = fit(tmp_path / "run", steps=2, overrides=overrides).path
+    assert main(["analyse", "activations", str(run), "--steps", "2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert np.shape(found["left"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ INNER = ("none", "modal_conv", "dense", "modal_linear")
 CASES = {name: replace(CONFIG, pattern=f"{name} mlp") for name in MIXERS if name != "mlp"}
 CASES |= {f"mamba-{inner}": replace(CONFIG, pattern="mamba*2", inner_mixer=inner) for inner in INNER}
 CASES |= {"time": replace(CONFIG, pattern="mamba attention", time_embedding=True, layout="sar")}
+CASES |= {"merged": replace(CONFIG, pattern="s4d mamba", merge=True)}
 every_family = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 
 

@@ -52,9 +52,11 @@ def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
     """
     lead = (*batch.mask.shape, model.config.period)
     found = []
-    for name, (mixer, read) in scans(model, batch).items():
-        if read.dt.shape[:2].numel() != batch.mask.numel() * model.config.period:
-            continue  # windows of its own that overlap or are padded: its tokens are not the batch's
+    tokens = batch.mask.numel() * model.config.period
+    for name, (mixer, reads) in scans(model, batch).items():
+        read = next((read for read in reads if read.dt.shape[:2].numel() == tokens), None)
+        if read is None:
+            continue  # windows of its own that overlap, or do not fit: its tokens are not the batch's
         A = -mixer.A_log.detach().exp()
         columns = (x.reshape(lead).cpu().numpy() for x in _map(read, A))
         found.append(Activation(name, *columns))

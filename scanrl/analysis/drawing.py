@@ -83,13 +83,13 @@ def _histogram(values: np.ndarray, x: Scale, floor: float, mark: int | None) -> 
     return drawn
 
 
-def draw_activations(found: Sequence[Activation], layout: str, first_step: int = 0, row: int = 0) -> Markup:
+def draw_activations(found: Sequence[Activation], names: Sequence[str], first_step: int = 0, row: int = 0) -> Markup:
     """Two maps of every scan over the steps of one window, a line for each token of a step: what it writes into the
     state, darkest where most, and the share of it that is left after the window, darkest where all of it.
 
     Args:
         found: from `activations`.
-        layout: letters of the tokens.
+        names: of the tokens of a step: the letters of the layout, or one name where they are merged.
         first_step: index of the window's first step in its episode.
         row: which of the windows.
     """
@@ -106,23 +106,23 @@ def draw_activations(found: Sequence[Activation], layout: str, first_step: int =
             top = TOP + place * (panel + 44)
             values = one.written[row] / one.written[row].max() if column == 0 else one.left[row]
             body.append(element("text", one.name, x=left, y=top - 6, class_="soft"))
-            body += _cells(values.T, layout, x, top, line, first_step)
+            body += _cells(values.T, names, x, top, line, first_step)
     return _svg(body, WIDTH, TOP + len(found) * (panel + 44))
 
 
-def _cells(values: np.ndarray, layout: str, x: Scale, top: float, line: float, first: int) -> list[Markup]:
+def _cells(values: np.ndarray, names: Sequence[str], x: Scale, top: float, line: float, first: int) -> list[Markup]:
     """A map `(M, T)` of values from 0 to 1."""
     drawn = []
     edges = x(np.arange(values.shape[1] + 1))
-    for token, letter in enumerate(layout):
+    for token, name in enumerate(names):
         y = top + token * line
-        drawn.append(element("text", letter, x=x.start - 6, y=y + 12, text_anchor="end"))
+        drawn.append(element("text", name, x=x.start - 6, y=y + 12, text_anchor="end"))
         for step, value in enumerate(values[token]):
-            told = element("title", f"step {first + step}, {letter}: {number(float(value))}")
+            told = element("title", f"step {first + step}, {name}: {number(float(value))}")
             place = {"x": float(edges[step]), "width": float(edges[step + 1] - edges[step])}
             shown = f"{float(np.clip(value, 0, 1)):.3f}"
             drawn.append(element("rect", told, y=y, height=line - 1, class_="cell", fill_opacity=shown, **place))
-    size = {"width": x.end - x.start, "height": line * len(layout) - 1}
+    size = {"width": x.end - x.start, "height": line * len(names) - 1}
     drawn.append(element("rect", x=x.start, y=top, class_="frame", **size))
     for tick in (tick for tick in x.ticks(6) if tick < 0.93 * x.high):
         label = f"{first + int(tick)}"

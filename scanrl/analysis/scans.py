@@ -22,8 +22,8 @@ from scanrl.types import DataError
 __all__ = ["full_windows", "scans"]
 
 
-def scans(model: DecisionModel, batch: Batch) -> dict[str, tuple[Mamba, Selection]]:
-    """By its name every Mamba of the model, with what its scan reads of `batch`.
+def scans(model: DecisionModel, batch: Batch) -> dict[str, tuple[Mamba, list[Selection]]]:
+    """By its name every Mamba of the model, with what its scan reads of `batch`, once for each time it is called.
 
     Raises:
         DataError: the model has none.
@@ -31,13 +31,13 @@ def scans(model: DecisionModel, batch: Batch) -> dict[str, tuple[Mamba, Selectio
     found = {_name(path): module for path, module in model.named_modules() if isinstance(module, Mamba)}
     if not found:
         raise DataError(f"model.pattern: expected a model with a mamba, got {model.config.pattern!r}")
-    inputs: dict[nn.Module, Tensor] = {}
+    inputs: dict[nn.Module, list[Tensor]] = {module: [] for module in found.values()}
     training = model.training
     with torch.no_grad(), ExitStack() as hooks:
         for module in found.values():
-            hooks.enter_context(module.register_forward_pre_hook(lambda one, given: inputs.update({one: given[0]})))
+            hooks.enter_context(module.register_forward_pre_hook(lambda one, given: inputs[one].append(given[0])))
         model.eval()(batch)
-        read = {name: (module, module.selection(inputs[module])) for name, module in found.items()}
+        read = {name: (module, [module.selection(x) for x in inputs[module]]) for name, module in found.items()}
     model.train(training)
     return read
 

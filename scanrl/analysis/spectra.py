@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from scanrl.analysis.scans import scans
 from scanrl.batch import Batch
@@ -46,9 +47,9 @@ def spectra(model: DecisionModel, batch: Batch) -> list[Spectrum]:
     Reference: the figure of eigenvalues by branch in MambaDM, arXiv 2406.02013.
     """
     found = []
-    for name, (mixer, read) in scans(model, batch).items():
+    for name, (mixer, reads) in scans(model, batch).items():
         eigenvalues = -mixer.A_log.detach().double().exp().cpu().numpy()
-        step_sizes = read.dt.double().mean((0, 1)).cpu().numpy()
+        step_sizes = torch.cat([read.dt.flatten(0, 1) for read in reads]).double().mean(0).cpu().numpy()
         memory = 1 / (model.config.period * step_sizes[:, None] * -eigenvalues)
         found.append(Spectrum(name, eigenvalues, step_sizes, memory))
     return found

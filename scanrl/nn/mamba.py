@@ -101,7 +101,7 @@ class Mamba(Mixer):
         p = self.in_proj(x).chunk(2, -1)[0]
         if self.inner is not None:
             p, _ = self.inner(p)
-        u = F.silu(p)
+        u = self._activated(p)
         dt, B, C = self._coefficients(u)
         return Selection(u, F.softplus(dt + self.dt_proj.bias), B, C)
 

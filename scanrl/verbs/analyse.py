@@ -75,17 +75,18 @@ def analyse_activations(
     batch = _window(dataset, episode, start, model.config.context if steps is None else steps)
     from scanrl.analysis import activations, draw_activations
 
-    found, layout = activations(model, batch), model.config.layout
+    found, config = activations(model, batch), model.config
+    names = [config.layout] if config.merge else list(config.layout)
     file = out or run / "activations.svg"
-    file.write_text(draw_activations(found, layout, start), encoding="utf-8")
+    file.write_text(draw_activations(found, names, start), encoding="utf-8")
     if json:
         return print_json(
             [{k: v if isinstance(v, str) else v[0].tolist() for k, v in a._asdict().items()} for a in found]
         )
     rows = [
-        (a.name, letter, *(f"{x[0, :, i].mean():.3g}" for x in (a.kept, a.written, a.left)))
+        (a.name, name, *(f"{x[0, :, i].mean():.3g}" for x in (a.kept, a.written, a.left)))
         for a in found
-        for i, letter in enumerate(layout)
+        for i, name in enumerate(names)
     ]
     print_table(("scan", "token", "state kept", "written", "left at the end"), rows, right=(2, 3, 4))
     print(f"means over {batch.mask.shape[1]} steps of episode {episode} from step {start}; drawn: {file}")
