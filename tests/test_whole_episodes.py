@@ -68,7 +68,7 @@ def test_carried_chunks_equal_one_forward_over_the_episode(config, chunk):
     model, data = build(config, spec, torch.float64), make_dataset(spec, episodes=5)
     sampler, empty, seen = EpisodeSampler(data, chunk, 3, seed=0), model.training_state(1), 0
     state, rows = model.training_state(3), [[], [], []]
-    for _ in range(max(8, 48 // chunk)):
+    for _ in range(max(8, 28 // chunk)):
         batch, first = sampler.sample()
         hidden, state = model(wide(batch), replace_rows(state, first, empty))
         for row in range(3):
