@@ -167,7 +167,7 @@ def test_the_commands_show_draw_and_give_every_value(run, capsys):
 
 
 def test_merged_tokens_are_one_line(tmp_path, no_flushing, elsewhere, capsys):
-    overrides = {**TINY, "model.pattern": "mamba", "model.merge": True, "model.layout": "Rsa"}
+    overrides = {**TINY, "model.pattern": "mamba", "model.merged": True, "model.layout": "Rsa"}
     run = fit(tmp_path / "run", steps=2, overrides=overrides).path
     assert main(["analyse", "activations", str(run), "--steps", "2", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)

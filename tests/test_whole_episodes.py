@@ -15,6 +15,7 @@ from scanrl.graphs import leaves
 from scanrl.kernels import native, native_mamba
 from scanrl.learner import Learner
 from scanrl.models.decision import DecisionModel
+from scanrl.models.recipes import RECIPES, recipe
 from scanrl.nn import MIXERS, ModelConfig, map_state, replace_rows
 from scanrl.nn.local import LocalLinear
 from scanrl.policy import Policy
@@ -34,12 +35,13 @@ from tests.test_policy import play
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
 WHOLE = {"train.sequences": "episodes"}
+
 CONFIG = ModelConfig(width=16, context=4, heads=2, state_size=3, mlp_ratio=2)
 INNER = ("none", "modal_conv", "dense", "modal_linear")
 CASES = {name: replace(CONFIG, pattern=f"{name} mlp") for name in MIXERS if name != "mlp"}
 CASES |= {f"mamba-{inner}": replace(CONFIG, pattern="mamba*2", inner_mixer=inner) for inner in INNER}
 CASES |= {"time": replace(CONFIG, pattern="mamba attention", time_embedding=True, layout="sar")}
-CASES |= {"merged": replace(CONFIG, pattern="s4d mamba", merge=True)}
+CASES |= {"merged": replace(CONFIG, pattern="s4d mamba", merged=True)}
 every_family = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 
 
@@ -61,8 +63,16 @@ def joined(batches: list[Batch]) -> Batch:
     return Batch(*(torch.cat(parts, 1) if parts[0].numel() else parts[0] for parts in columns))
 
 
-@every_family
-@pytest.mark.parametrize("chunk", [1, 4, 40])
+def small(name: str) -> ModelConfig:
+    sizes = {"width": 16, "context": 4, "state_size": 3, "mlp_ratio": 2, "gloma_steps": 2, "max_length": 30}
+    return replace(recipe(name).model, **sizes, head="auto")
+
+
+CUT = [(config, chunk) for config in CASES.values() for chunk in (1, 4, 40)]
+CUT += [(small(name), 4) for name in RECIPES if name not in ("bc", "bc10")]
+
+
+@pytest.mark.parametrize(("config", "chunk"), CUT)
 def test_carried_chunks_equal_one_forward_over_the_episode(config, chunk):
     spec = CHOICE if chunk == 4 else BOX
     model, data = build(config, spec, torch.float64), make_dataset(spec, episodes=5)

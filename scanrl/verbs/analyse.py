@@ -76,7 +76,7 @@ def analyse_activations(
     from scanrl.analysis import activations, draw_activations
 
     found, config = activations(model, batch), model.config
-    names = [config.layout] if config.merge else list(config.layout)
+    names = [config.layout] if config.merged else list(config.layout)
     file = out or run / "activations.svg"
     file.write_text(draw_activations(found, names, start), encoding="utf-8")
     if json:
