@@ -19,6 +19,7 @@ from scanrl.arguments import parse_call
 from scanrl.failures import tell_failure
 from scanrl.types import DataError
 from scanrl.verbs.bench import bench_speed
+from scanrl.verbs.collect import collect
 from scanrl.verbs.data import data_convert, data_info, data_validate
 from scanrl.verbs.evaluate import evaluate
 from scanrl.verbs.general import demo, doctor, models
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "data info": data_info,
     "data convert": data_convert,
     "data validate": data_validate,
+    "collect": collect,
     "train": train,
     "resume": resume,
     "eval": evaluate,

@@ -25,6 +25,7 @@ EXTRAS = {
     "mujoco": ("mujoco", "Hopper, Walker2d and the other MuJoCo environments"),
     "minari": ("minari", "reading local Minari datasets"),
     "plot": ("matplotlib", "plots from Python"),
+    "sb3": ("stable_baselines3", "learning histories of its learners, and collecting with its models"),
     "track": ("tensorboard", "TensorBoard events beside metrics.jsonl"),
 }
 """Extra -> (the module that shows it is there, what it is for)."""

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"verbs"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards
     {"bench", "demo", "doctor"},
-    {"scoring", "report"},
+    {"collecting", "scoring", "report"},
     {"training"},
     {"loop"},
     {"seeds", "stacked"},
@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"optimizer", "preflight"},
     {"settings"},
     {"evaluation"},
-    {"rollout"},
+    {"learned", "rollout"},
     {"policy"},
     {"streams"},
     {"checkpoint"},
@@ -64,6 +64,14 @@ FILES = {"h5py", "io", "json", "os", "pathlib", "safetensors", "shutil", "tempfi
 NO_TORCH = [
     *("scanrl", "scanrl.types", "scanrl.stats", "scanrl.intervals", "scanrl.config", "scanrl.folder", "scanrl.console"),
     *("scanrl.envs", "scanrl.envs.make", "scanrl.envs.reference_scores", "scanrl.rollout", "scanrl.evaluation"),
+    *(
+        "scanrl.envs.sources",
+        "scanrl.envs.task_env",
+        "scanrl.envs.darkroom",
+        "scanrl.envs.keydoor",
+        "scanrl.envs.tmaze",
+    ),
+    *("scanrl.data.subgoals", "scanrl.learned"),
     *("scanrl.data", "scanrl.data.d4rl", "scanrl.data.minari", "scanrl.data.npz", "scanrl.data.store"),
     *("scanrl.data.dataset", "scanrl.data.columns", "scanrl.data.validate", "scanrl.data.isolate", "scanrl.report"),
 ]

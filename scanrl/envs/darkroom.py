@@ -31,9 +31,12 @@ class Room(TaskFamily):
     start: Start
     stages = 1
 
+    def __post_init__(self) -> None:
+        at_least(1, horizon=self.horizon)
+        _ = self.grid  # which refuses a size or a start that there is not
+
     @cached_property
     def grid(self) -> Grid:
-        at_least(1, horizon=self.horizon)
         return Grid(self.size, self.start, self.stages)
 
     @property

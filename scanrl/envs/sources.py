@@ -19,9 +19,9 @@ from scanrl.types import DataError
 
 __all__ = ["LEARNERS", "Histories", "NoiseLearner", "QLearner", "TabularLearner", "learn_histories"]
 
-_BLOCK_BYTES = 1 << 20
-"""Memory of the learners stepped together. More than the caches hold is slower, fewer learners pay numpy's calls."""
-_MOST_ROWS, _DRAWS = 2048, 256
+_BLOCK_BYTES = 1 << 22
+"""Memory of the learners stepped together. More than the caches hold is slower; fewer learners pay numpy's calls."""
+_FEWEST_ROWS, _MOST_ROWS, _DRAWS = 64, 4096, 256
 
 
 class Histories(NamedTuple):
@@ -169,7 +169,7 @@ def learn_histories(
 
 
 def _blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    size = min(max(_BLOCK_BYTES // row_bytes, 1), _MOST_ROWS)
+    size = min(max(_BLOCK_BYTES // row_bytes, _FEWEST_ROWS), _MOST_ROWS)
     return ((start, min(start + size, rows)) for start in range(0, rows, size))
 
 
@@ -219,13 +219,19 @@ class _Records:
         ends = self.terminations | self.truncations
         whole = self.steps - np.argmax(ends[:, ::-1], axis=1)  # steps up to the last end; the horizon fits in at least
         kept = (np.arange(self.steps) < whole[:, None]).ravel()
-        columns = [self.observations.reshape(kept.size, -1), self.actions.ravel(), self.rewards.ravel()]
-        columns += [self.terminations.ravel(), self.truncations.ravel()]
+        columns = {
+            "observations": self.observations.reshape(kept.size, -1),
+            "actions": self.actions.ravel(),
+            "rewards": self.rewards.ravel(),
+            "terminations": self.terminations.ravel(),
+            "truncations": self.truncations.ravel(),
+        }
         if not kept.all():
-            columns = [column[kept] for column in columns]
-        offsets = np.concatenate([[0], np.flatnonzero(columns[3] | columns[4]) + 1])
-        histories = np.repeat(np.arange(len(owners)), ends.sum(axis=1))
-        return Histories(*columns, offsets, owners[histories], histories)
+            columns = {field: column[kept] for field, column in columns.items()}
+        last = np.flatnonzero(columns["terminations"] | columns["truncations"])
+        learners = np.repeat(np.arange(len(owners)), ends.sum(axis=1))
+        offsets = np.concatenate([[0], last + 1])
+        return Histories(**columns, offsets=offsets, tasks=owners[learners], histories=learners)
 
 
 def _explore(actions: np.ndarray, draws: np.ndarray, chance: float, count: int) -> np.ndarray:

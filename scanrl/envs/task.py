@@ -130,6 +130,22 @@ class TaskFamily(ABC):
         tasks = rng.integers(self.task_count, size=episodes)
         return self.returns(tasks, lambda tasks, states, time: rng.integers(self.action_count, size=len(tasks)))
 
+    def random_values(self, tasks: np.ndarray) -> np.ndarray:
+        """`(N,)` float64: exact mean return of the uniformly random policy on `tasks`, by dynamic programming.
+
+        Takes time and memory in proportion to `N * state_count`; `random_returns` samples instead.
+        """
+        shape = (len(tasks), self.state_count, self.action_count)
+        rows, states, actions = (axis.ravel() for axis in np.indices(shape))
+        owners, values = np.asarray(tasks)[rows], np.zeros(shape[:2])
+        for time in reversed(range(self.horizon)):
+            moved = self.move(owners, states, actions, time)
+            following = values[rows, moved.states]
+            if moved.ended is not None:
+                following[moved.ended] = 0
+            values = (moved.rewards + following).reshape(shape).mean(axis=2)
+        return values[np.arange(len(tasks)), self.initial(np.asarray(tasks))]
+
     def check_task(self, task: object) -> int:
         """`task` as an integer.
 

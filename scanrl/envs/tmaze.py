@@ -20,7 +20,7 @@ __all__ = ["TMaze"]
 
 ACTIONS = 4
 UP, RIGHT, DOWN, LEFT = range(ACTIONS)
-WALL, SHOWN = (90, 90, 95), 41  # colour; columns of a picture at most
+WALL, SHOWN = (90, 90, 95), 21  # colour; columns of a picture at most
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class TMaze(TaskFamily):
         return np.where(states <= self.length, RIGHT, np.where(tasks == 0, UP, DOWN))
 
     def picture(self, task: int, state: int) -> np.ndarray:
-        """At most 41 cells of the corridor, those round the agent; the goal is drawn where the arms are in sight."""
+        """At most 21 cells of the corridor, those round the agent; the goal is drawn where the arms are in sight."""
         left, columns = self._view(state)
         pixels = np.full((3, columns, 3), WALL, np.uint8)
         pixels[1] = FLOOR
