@@ -90,6 +90,10 @@ class Recorder(gym.Wrapper):
         super().__init__(env)
         self.episodes: list[Trajectory] = []
         self._steps: list[tuple[Any, ...]] = []
+        self._start = 0
+        if isinstance(env.action_space, gym.spaces.Discrete):  # the library counts from 0, whatever the space says
+            self._start = int(env.action_space.start)
+            self.action_space = gym.spaces.Discrete(int(env.action_space.n))
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         observation, details = super().reset(**options)
@@ -97,9 +101,10 @@ class Recorder(gym.Wrapper):
         return observation, details
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, details = super().step(action)
         discrete = isinstance(self.action_space, gym.spaces.Discrete)
-        taken = np.int64(action - self.action_space.start) if discrete else np.array(action, np.float32)
+        taken = np.int64(action) if discrete else np.array(action, np.float32)
+        applied = int(action) + self._start if discrete else action
+        observation, reward, terminated, truncated, details = super().step(applied)
         self._steps.append((self._seen, taken, np.float32(reward), bool(terminated), bool(truncated)))
         self._seen = np.array(observation, np.float32)
         if terminated or truncated:
