@@ -16,6 +16,7 @@ import torch
 
 from scanrl.batch import Batch
 from scanrl.data.dataset import Dataset
+from scanrl.data.subgoals import mean_rewards, valuable_steps
 from scanrl.types import DataError
 
 __all__ = ["Curriculum", "HistoryOrder", "HistorySampler", "ReplayOrder", "iterate_histories", "replay_history"]
@@ -64,6 +65,7 @@ class HistorySampler:
             many steps.
         curriculum: lets contexts grow: of each, the first episodes that fit are taken, the first one always, and
             contexts whose first one does not fit are left out while there are others.
+        goals: also give `goals` and `goal_values`: the valuable state ahead of every step, within its episode.
 
     Raises:
         DataError: a number below 1, an unknown order, or a history whose episodes are not next to each other.
@@ -79,6 +81,7 @@ class HistorySampler:
         order: HistoryOrder = "learning",
         stride: int = 1,
         curriculum: Curriculum | None = None,
+        goals: bool = False,
     ) -> None:
         sizes = {"episodes": episodes, "batch_size": batch_size, "stride": stride}
         for name, size in {**sizes, **(curriculum._asdict() if curriculum else {})}.items():
@@ -91,6 +94,7 @@ class HistorySampler:
         self._generator = np.random.default_rng(seed)
         self._drawn = 0
         self._histories = _Histories(dataset)
+        self._goals = valuable_steps(dataset.rewards, dataset.offsets) if goals else None
         if order == "return":
             self._groups, self._returns = _Groups(_tasks(dataset)), dataset.returns
         else:
@@ -106,7 +110,7 @@ class HistorySampler:
             fits[:, 0] = True
             chosen = np.where(fits, chosen, -1)
         self._drawn += 1
-        return _gather(self.dataset, chosen)
+        return _gather(self.dataset, chosen, self._goals)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -164,14 +168,18 @@ class HistorySampler:
         return np.take_along_axis(chosen, np.lexsort((chosen, returns), axis=1), axis=1)
 
 
-def iterate_histories(dataset: Dataset, episodes: int, batch_size: int) -> Iterator[Batch]:
-    """One pass in the order of learning: contexts of up to `episodes` that hold every episode once."""
+def iterate_histories(dataset: Dataset, episodes: int, batch_size: int, goals: bool = False) -> Iterator[Batch]:
+    """One pass in the order of learning: contexts of up to `episodes` that hold every episode once.
+
+    With `goals` also the valuable states, as in `HistorySampler`.
+    """
+    ahead = valuable_steps(dataset.rewards, dataset.offsets) if goals else None
     histories = _Histories(dataset)
     place = np.arange(len(dataset)) - histories.firsts
     first = np.flatnonzero(place % episodes == 0)
     chosen = first[:, None] + np.arange(episodes)
     chosen = np.where(chosen < histories.ends[first][:, None], chosen, -1)
-    return (_gather(dataset, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
+    return (_gather(dataset, chosen[i : i + batch_size], ahead) for i in range(0, len(chosen), batch_size))
 
 
 class _Histories:
@@ -222,8 +230,11 @@ def _tasks(dataset: Dataset) -> np.ndarray:
     return np.zeros(len(dataset), np.int64) if dataset.tasks is None else dataset.tasks
 
 
-def _gather(dataset: Dataset, chosen: np.ndarray) -> Batch:
-    """The episodes `chosen` `(B, n)` of every row one after the other, padded on the right; -1 is none."""
+def _gather(dataset: Dataset, chosen: np.ndarray, goals: np.ndarray | None) -> Batch:
+    """The episodes `chosen` `(B, n)` of every row one after the other, padded on the right; -1 is none.
+
+    `goals` `(n,)` are the valuable steps of the dataset, where they are wanted.
+    """
     row, _ = np.nonzero(chosen >= 0)
     episodes = chosen[chosen >= 0]
     lengths = dataset.offsets[episodes + 1] - dataset.offsets[episodes]
@@ -235,7 +246,7 @@ def _gather(dataset: Dataset, chosen: np.ndarray) -> Batch:
     rewards = dataset.rewards[steps]
     earned = np.cumsum(rewards, dtype=np.float64)
     to_go = np.repeat(earned[begun + lengths - 1], lengths) - earned + rewards
-    return Batch(
+    batch = Batch(
         _padded(dataset.observations[steps], mask),
         _padded(dataset.actions[steps], mask),
         _padded(rewards, mask),
@@ -243,6 +254,12 @@ def _gather(dataset: Dataset, chosen: np.ndarray) -> Batch:
         _padded(timesteps, mask),
         torch.from_numpy(mask),
     )
+    if goals is None:
+        return batch
+    ahead = goals[steps]
+    # Sums of what was gathered: the way lies inside the episode, which is there whole.
+    values = mean_rewards(rewards, np.arange(len(steps)) + ahead - steps)
+    return batch._replace(goals=_padded(dataset.observations[ahead], mask), goal_values=_padded(values, mask))
 
 
 def _padded(values: np.ndarray, mask: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["valuable_steps"]
+__all__ = ["mean_rewards", "valuable_steps"]
 
 _BLOCK = 1 << 20  # steps of the episodes handled together
 
@@ -46,6 +46,13 @@ def valuable_steps(rewards: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         out[steps] = (goals + offsets[block][:, None])[valid]
         start = stop
     return out
+
+
+def mean_rewards(rewards: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """`(n,)` float32: `v(i, g(i))`, the mean reward on the way from every step to `goals` `(n,)`; 0 where there is
+    none to go."""
+    sums, here = np.cumsum(rewards, dtype=np.float64), np.arange(len(goals))
+    return ((sums[goals] - sums) / np.maximum(goals - here, 1)).astype(np.float32)
 
 
 def _goals(sums: np.ndarray, lengths: np.ndarray) -> np.ndarray:

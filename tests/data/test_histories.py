@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scanrl.data.dataset import Dataset
 from scanrl.data.histories import Curriculum, HistorySampler, iterate_histories, replay_history
 from scanrl.data.store import read_store, write_store
+from scanrl.data.subgoals import valuable_steps
 from scanrl.types import CorruptFile, DataError
 
 # (task, episodes) of each learner
@@ -86,6 +87,22 @@ def test_a_context_sorted_by_return_has_different_episodes_of_one_task(histories
         assert (np.diff(histories.returns[found]) >= 0).all()
         seen |= set(found)
     assert seen == set(range(len(histories)))
+
+
+@pytest.mark.parametrize("order", ["learning", "return"])
+def test_goals_are_the_valuable_states_of_the_same_episode(histories, order):
+    batch = HistorySampler(histories, 3, 50, seed=0, order=order, goals=True).sample()
+    ahead = valuable_steps(histories.rewards, histories.offsets)
+    begins = torch.from_numpy(histories.offsets)[batch.observations[..., 0].long()]
+    flat = (begins + batch.timesteps)[batch.mask].numpy()
+    assert np.array_equal(batch.goals[batch.mask].numpy(), histories.observations[ahead[flat]])
+    earned = [histories.rewards[i + 1 : ahead[i] + 1].astype(np.float64) for i in flat]
+    means = [x.mean() if x.size else 0.0 for x in earned]
+    np.testing.assert_allclose(batch.goal_values[batch.mask].numpy(), means, rtol=1e-5)
+    assert not batch.goals[~batch.mask].any()
+    (whole,) = iterate_histories(histories, 30, 30, goals=True)
+    assert whole.goals.shape == whole.observations.shape
+    assert HistorySampler(histories, 3, 5, seed=0).sample().goals.numel() == 0
 
 
 def test_episodes_are_drawn_without_favour(make_dataset):
