@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from scanrl.data import Dataset
 from scanrl.envs import ENVS
-from scanrl.envs.make import environment_spec, make_environment, one_line
+from scanrl.envs.make import EnvSource, environment_spec
+from scanrl.envs.options import make_with
 from scanrl.envs.sources import LEARNERS, learn_histories
 from scanrl.envs.task import TaskFamily
 from scanrl.envs.task_env import make_family
@@ -147,21 +147,9 @@ def _stable_histories(env: str, learner: str, tasks: int, steps: int, seed: int,
     return dataset.with_histories(np.repeat(chosen, counts), np.repeat(np.arange(len(counts)), counts))
 
 
-def _maker(env: str, options: Mapping[str, Any]) -> Any:
+def _maker(env: str, options: Mapping[str, Any]) -> EnvSource:
     """What makes the environment with options; without any, its id."""
-    if not options:
-        return env
-    make_environment(env).close()  # an unknown id and a missing package are told as everywhere
-
-    def make() -> gym.Env:
-        try:
-            return gym.make(env, disable_env_checker=True, **options)
-        except DataError:
-            raise
-        except Exception as error:  # registered environments are other people's code
-            raise DataError(f"{env}: cannot be made with {dict(options)}: {one_line(error)}") from error
-
-    return make
+    return (lambda: make_with(env, options)) if options else env
 
 
 def _actor(policy: str, spec: Any, seed: int) -> Actor:

@@ -12,7 +12,7 @@ import copy
 import math
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from scanrl.models.decision import DecisionModel
 from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
 from scanrl.types import Context, DataError, Spec
 
-__all__ = ["Policy"]
+__all__ = ["Forget", "Policy"]
+
+Forget = Literal["episode", "task"]
+"""What ends the memory of a stream."""
 
 
 class Policy:
@@ -36,6 +39,9 @@ class Policy:
         context: `"recurrent"`, a number of steps, or `"elastic"` for a model that predicts its return; see `Context`.
         sample: draw actions from the head's distribution instead of taking its mode.
         seed: of the sampling generator.
+        forget: when a stream loses what it carries: at every `"episode"`, or only at `reset`, with a new `"task"`. Then
+            `first` still restarts the count of steps and the return to ask for, as in training on learning histories,
+            and `rewards` is read where it is true as well: what the last action of the episode before earned.
         impl: force the `"native"` or the `"reference"` (torch) form of the step where the state is carried; `None`
             takes the native one where it can run. A forced one that cannot raises RuntimeError when streams begin.
 
@@ -50,6 +56,7 @@ class Policy:
         context: Context = "recurrent",
         sample: bool = False,
         seed: int = 0,
+        forget: Forget = "episode",
         impl: StepImpl | None = None,
     ) -> None:
         predicts = model.config.returns == "predicted"
@@ -59,7 +66,10 @@ class Policy:
             raise DataError(f"context: expected {others}, got {context!r}")
         if impl not in (None, *get_args(StepImpl)):
             raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
+        if forget not in get_args(Forget):
+            raise DataError(f"forget: expected one of {', '.join(get_args(Forget))}, got {forget!r}")
         self.model = model.eval()
+        self.forget: Forget = forget
         self._impl: StepImpl | None = impl
         self.spec = model.spec
         self.context: Context = context
@@ -82,6 +92,7 @@ class Policy:
         device: torch.device | str = "cpu",
         sample: bool = False,
         seed: int = 0,
+        forget: Forget = "episode",
     ) -> Policy:
         """The policy of a run folder (its latest checkpoint) or of one checkpoint folder.
 
@@ -90,7 +101,7 @@ class Policy:
             CorruptFile: the checkpoint is not what its manifest says.
         """
         model = load_checkpoint(path).model().to(device)
-        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed)
+        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed, forget=forget)
 
     def with_target(self, target_return: float) -> Policy:
         """The same model asking for another return, with no stream begun.
@@ -212,10 +223,11 @@ class Policy:
         if last is None:
             starts, last = np.ones(count, np.bool_), _Last.empty(count, self.spec)
         return_to_go, timestep = last.return_to_go - earned, last.timestep + 1
+        fresh = starts if self.forget == "episode" else np.full(count, self._last is None)
         if np.count_nonzero(starts):
-            earned = np.where(starts, np.float32(0.0), earned)
+            earned = np.where(fresh, np.float32(0.0), earned)
             return_to_go, timestep = np.where(starts, wanted, return_to_go), np.where(starts, 0, timestep)
-        return Step(*last, earned, starts, seen, timestep, return_to_go)
+        return Step(*last, earned, fresh, seen, timestep, return_to_go)
 
 
 class _Last(NamedTuple):

@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"run"},
     {"optimizer", "preflight"},
     {"settings"},
+    {"in_context"},
     {"evaluation"},
     {"learned", "rollout"},
     {"policy"},
@@ -71,7 +72,7 @@ NO_TORCH = [
         "scanrl.envs.keydoor",
         "scanrl.envs.tmaze",
     ),
-    *("scanrl.data.subgoals", "scanrl.learned"),
+    *("scanrl.data.subgoals", "scanrl.learned", "scanrl.in_context"),
     *("scanrl.data", "scanrl.data.d4rl", "scanrl.data.minari", "scanrl.data.npz", "scanrl.data.store"),
     *("scanrl.data.dataset", "scanrl.data.columns", "scanrl.data.validate", "scanrl.data.isolate", "scanrl.report"),
 ]
