@@ -60,6 +60,16 @@ class TaskScores:
             return None
         return float((self.curve[episode] - self.random) / (self.optimal - self.random))
 
+    def summary(self, prefix: str = "eval") -> dict[str, float]:
+        """Metric names and values: `eval/return_mean` over all episodes, `eval/return_first` and `eval/return_last`."""
+        curve, last = self.curve, self.share(self.returns.shape[1] - 1)
+        found = {"return_mean": curve.mean(), "return_first": curve[0], "return_last": curve[-1]}
+        if last is not None:
+            found["share_last"] = last
+        return {f"{prefix}/{name}": float(value) for name, value in found.items()} | {
+            f"{prefix}/tasks": len(self.tasks)
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: what was measured and what it depends on."""
         return {
@@ -76,17 +86,19 @@ class TaskScores:
         }
 
 
-def held_out_tasks(env: str, count: int, options: Mapping[str, Any] | None = None) -> np.ndarray:
-    """The first `count` of the tasks that `scanrl collect` keeps out of histories, int64.
+def held_out_tasks(
+    env: str, count: int, options: Mapping[str, Any] | None = None, *, fewer: bool = False
+) -> np.ndarray:
+    """The first `count` of the tasks that `scanrl collect` keeps out of histories, int64; all of them if `fewer`.
 
     Raises:
-        DataError: the environment is none of ours, or has fewer.
+        DataError: the environment is none of ours, or has fewer and that is not allowed.
     """
     family = _family(env, options or {})
     if family is None:
         raise DataError(f"{env}: tasks: expected their numbers (which tasks were trained on is not known), got none")
     _, found = family.split()
-    if not 1 <= count <= len(found):
+    if not 1 <= count <= len(found) and not fewer:
         raise DataError(f"{env}: tasks: expected 1 to {len(found)} held-out ones, got {count}")
     return found[:count]
 

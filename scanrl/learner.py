@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,9 +12,12 @@ from scanrl import randomness
 from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
+from scanrl.data.histories import HistorySampler, iterate_histories
 from scanrl.data.windows import WindowSampler, iterate_windows
+from scanrl.envs import ENVS
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, Replayed, graphs_wanted
+from scanrl.in_context import held_out_tasks, score_tasks
 from scanrl.models.decision import DecisionModel
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
 from scanrl.policy import Policy
@@ -24,6 +27,9 @@ from scanrl.stats import Stats
 from scanrl.types import DataError
 
 __all__ = ["Diverged", "Learner"]
+
+CONTEXTS = 128
+"""Most contexts of held-out histories in a validation loss: histories are far longer than what a model learns from."""
 
 
 class Diverged(RuntimeError):
@@ -55,13 +61,33 @@ class Learner:
         # Each part by itself: the held-out loss is to say how well the better episodes are imitated, not all of them.
         share = self.settings.top_fraction
         self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
-        self.sampler = WindowSampler(self.training, run.config.model.context, self.settings.batch_size, seed)
+        self.sampler = self._sampler()
         self.optimizer = adamw(self.model, self.settings)
         self.random = randomness.seeded(seed, self.settings.device)
         device = torch.device(self.settings.device)
         wanted = graphs_wanted(device)
         self._replayed = Replayed(self._learn, "the training update", CudaGraph(device), device) if wanted else None
         self.step = self.saved = 0
+
+    def _sampler(self) -> WindowSampler | HistorySampler:
+        settings = self.settings
+        if settings.sequences == "histories":
+            return HistorySampler(
+                self.training,
+                settings.context_episodes,
+                settings.batch_size,
+                settings.seed,
+                order=settings.context_order,
+                stride=settings.context_stride,
+            )
+        return WindowSampler(self.training, self.run.config.model.context, settings.batch_size, settings.seed)
+
+    def _held_out_batches(self) -> Iterator[Batch]:
+        assert self.held_out is not None
+        batch_size = 4 * self.settings.batch_size
+        if self.settings.sequences == "histories":
+            return iterate_histories(self.held_out, self.settings.context_episodes, batch_size, most=CONTEXTS)
+        return iterate_windows(self.held_out, self.run.config.model.context, batch_size)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint.
@@ -132,12 +158,12 @@ class Learner:
             )
 
     def validation_loss(self) -> float:
-        """Mean loss over all held-out steps, each seen once."""
+        """Mean loss over all held-out steps, each seen once; of learning histories over some contexts."""
         assert self.held_out is not None
         total, count = 0.0, 0
         self.model.eval()
         with torch.inference_mode():
-            for batch in iterate_windows(self.held_out, self.run.config.model.context, 4 * self.settings.batch_size):
+            for batch in self._held_out_batches():
                 valid = int(batch.mask.sum())
                 total += float(self.model.loss(batch.to(self.settings.device))) * valid
                 count += valid
@@ -147,6 +173,8 @@ class Learner:
     def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
         """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
         settings = self.run.config.eval
+        if self.settings.sequences == "histories" and env in ENVS:
+            return self._evaluate_in_context(env)
         policy = Policy(self.model, context=settings.context)
         scores = evaluate(
             policy,
@@ -157,6 +185,15 @@ class Learner:
             num_envs=settings.num_envs,
             progress=progress,
         )
+        self.model.train()
+        return scores.summary()
+
+    def _evaluate_in_context(self, env: str) -> dict[str, float]:
+        """Return against episode on tasks that no history is of: `num_envs` tasks, `episodes` episodes of each."""
+        settings = self.run.config.eval
+        policy = Policy(self.model, context=settings.context, sample=True, seed=settings.seed, forget="task")
+        tasks = held_out_tasks(env, settings.num_envs, fewer=True)
+        scores, _ = score_tasks(policy, env, tasks, episodes=settings.episodes, seed=settings.seed)
         self.model.train()
         return scores.summary()
 

@@ -168,15 +168,19 @@ class HistorySampler:
         return np.take_along_axis(chosen, np.lexsort((chosen, returns), axis=1), axis=1)
 
 
-def iterate_histories(dataset: Dataset, episodes: int, batch_size: int, goals: bool = False) -> Iterator[Batch]:
+def iterate_histories(
+    dataset: Dataset, episodes: int, batch_size: int, *, most: int | None = None, goals: bool = False
+) -> Iterator[Batch]:
     """One pass in the order of learning: contexts of up to `episodes` that hold every episode once.
 
-    With `goals` also the valuable states, as in `HistorySampler`.
+    With `most`, only so many of them, evenly spread; with `goals` also the valuable states, as in `HistorySampler`.
     """
     ahead = valuable_steps(dataset.rewards, dataset.offsets) if goals else None
     histories = _Histories(dataset)
     place = np.arange(len(dataset)) - histories.firsts
     first = np.flatnonzero(place % episodes == 0)
+    if most is not None and most < len(first):
+        first = first[np.arange(most) * len(first) // most]
     chosen = first[:, None] + np.arange(episodes)
     chosen = np.where(chosen < histories.ends[first][:, None], chosen, -1)
     return (_gather(dataset, chosen[i : i + batch_size], ahead) for i in range(0, len(chosen), batch_size))
