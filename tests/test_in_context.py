@@ -20,6 +20,8 @@ from scanrl.types import DataError
 from tests.conftest import BOX, make_stats
 
 LENGTHS = [4, 1, 6, 3]
+CASES = [(name, "sar", marked) for name in ("dt", "dm", "dmm-dc") for marked in (False, True)]
+CASES += [("dm", "Rsa", False), ("dm", "sa", False), ("dm", "sa", True), ("ad", "sar", True)]
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -63,16 +65,27 @@ def play(policy, rows=2):
 
 @pytest.mark.usefixtures("stepping")
 @pytest.mark.parametrize("context", ["recurrent", 20])
-@pytest.mark.parametrize("name, layout", [("dt", "sar"), ("dm", "sar"), ("dmm-dc", "sar"), ("dm", "Rsa"), ("dm", "sa")])
-def test_acting_across_episodes_equals_the_training_forward(name, layout, context):
-    policy = Policy(model_of(name, layout), context=context, forget="task")
+@pytest.mark.parametrize("name, layout, marked", CASES)
+def test_acting_across_episodes_equals_the_training_forward(name, layout, marked, context):
+    model = model_of(name, layout, episode_embedding=marked)
+    policy = Policy(model, context=context, forget="task")
     batch = play(policy)
     with torch.inference_mode():
         expected = policy.model.actions(batch)
     torch.testing.assert_close(batch.actions, expected, rtol=1e-5, atol=1e-5)
-    forgetful = play(Policy(model_of(name, layout), context=context)).actions
+    forgetful = play(Policy(model, context=context)).actions
     torch.testing.assert_close(forgetful[:, : LENGTHS[0]], expected[:, : LENGTHS[0]], rtol=1e-5, atol=1e-5)
     assert ((forgetful - expected)[:, LENGTHS[0] :].abs() > 1e-3).any()
+
+
+def test_a_mark_tells_where_episodes_begin():
+    model = model_of("dm", "sar", episode_embedding=True, time_embedding=False)
+    batch = play(Policy(model, forget="task"))
+    before, times = model.tokens(batch), batch.timesteps.clone()
+    times[:, 4] += 1  # the first step of the second episode
+    times[:, 6] += 1  # and one in the midst of the third
+    changed = (model.tokens(batch._replace(timesteps=times)) != before).any(-1)[0]
+    assert torch.nonzero(changed)[:, 0].tolist() == [4 * 3]
 
 
 def test_what_ends_the_memory_has_a_name():

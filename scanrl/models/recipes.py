@@ -124,15 +124,17 @@ IN_CONTEXT_STEPS = 200  # ten episodes of the dark rooms
 
 
 def _distillation(mixer: str, paper: str) -> Recipe:
-    model = ModelConfig(pattern=f"({mixer} mlp)*2", layout="sar", width=64, context=IN_CONTEXT_STEPS)
+    model = ModelConfig(
+        pattern=f"({mixer} mlp)*2", layout="sar", width=64, context=IN_CONTEXT_STEPS, episode_embedding=True
+    )
     return Recipe(model, paper, learning_rate=1.5e-3, batch_size=32, sequences="histories")
 
 
 def ad() -> Recipe:
     """Algorithm Distillation: a transformer on (s, a, r) over many episodes of one task, without any return to ask for.
 
-    Departures: two layers of width 64 (the paper: four of 64, with 2048 in the MLP); contexts begin at any episode of
-    a history; no positions: attention tells steps apart by what is in them and by how many there are.
+    Departures: two layers (the paper: four, with a wider MLP); contexts begin at any episode of a history; a mark where
+    an episode begins, in the place of positions.
 
     Reference: Laskin et al. 2023, arXiv 2210.14215.
     """

@@ -121,6 +121,27 @@ def test_the_hard_room_pays_once_and_the_door_pays_once():
         assert tasks.returns(np.array([task]), lambda tasks, states, time: np.zeros(1, np.int64)) == paid
 
 
+def test_searching_cell_by_cell_finds_the_goal_as_fast_as_others_measured():
+    room, rng = Darkroom(), np.random.default_rng(0)
+    tasks = np.tile(np.arange(81), 40)
+    rows = np.arange(len(tasks))
+    seen, found = np.zeros((len(tasks), 81), bool), np.zeros(len(tasks), bool)
+    target = rng.integers(81, size=len(tasks))
+    curve = []
+    for _ in range(6):
+        states, earned = room.initial(tasks), 0
+        for time in range(room.horizon):
+            goal = np.where(found, tasks, target)
+            states, rewards, _ = room.move(tasks, states, room.grid.towards(states, goal), time)
+            seen[rows, states] = True
+            found |= rewards > 0
+            earned += rewards
+            unseen = (rng.random(seen.shape) * ~seen).argmax(1)
+            target = np.where(seen[rows, target], unseen, target)
+        curve.append(earned.mean())
+    np.testing.assert_allclose(curve, [2.6, 6.1, 9.0, 11.4, 13.2, 14.7], rtol=0.1)
+
+
 def test_a_door_pays_nothing_without_the_key():
     door = KeyToDoor(3, 9)
     start, other = door.grid.start_cell, 0
