@@ -1,6 +1,7 @@
 """Collecting datasets, from Python and by the command."""
 
 import importlib.util
+import json
 
 import gymnasium as gym
 import numpy as np
@@ -59,6 +60,9 @@ def test_the_command_collects_histories_that_can_be_trained_on(learner, capsys):
     assert np.array_equal(np.bincount(found.histories), np.full(30, 20))
     assert found.spec.env_id == "Darkroom-v0"
     assert found.source == {"env": "Darkroom-v0", "options": "{}", "learner": learner, "seed": "0"}
+    assert main(["data", "info", "hist.ds", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tasks"], told["histories"]) == (5, 30)
     batch = HistorySampler(found, 10, 4, seed=0).sample()
     assert batch.observations.shape == (4, 200, 2)
     late = found.returns.reshape(30, 20)
