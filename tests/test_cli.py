@@ -47,8 +47,15 @@ OPTIONS = {
         "--train.steps",
         "--eval.every",
     ],
+    "collect": [
+        *("--out", "--env", "--policy", "--episodes", "--histories", "--learner", "--tasks", "--steps", "--seed"),
+        *("--history-episodes", "--replay", "--order", "--env-options", "--num-envs", "--overwrite"),
+    ],
     "resume": ["RUN"],
-    "eval": ["RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"],
+    "eval": [
+        *("RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"),
+        *("--new-tasks", "--tasks"),
+    ],
     "bench speed": ["--threads", "--json"],
 }
 

@@ -21,7 +21,8 @@ from tests.conftest import BOX, make_stats
 
 LENGTHS = [4, 1, 6, 3]
 CASES = [(name, "sar", marked) for name in ("dt", "dm", "dmm-dc") for marked in (False, True)]
-CASES += [("dm", "Rsa", False), ("dm", "sa", False), ("dm", "sa", True), ("ad", "sar", True)]
+CASES += [("dm", "Rsa", False), ("dm", "sa", False), ("dm", "sa", True)]
+CASES += [("ad", "sar", True), ("ad", "sar", False), ("ad-mamba", "sar", True)]
 
 
 @pytest.fixture(params=["native", "torch"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from scanrl.console import print_json, print_table
-from scanrl.evaluation import EPISODES, NUM_ENVS, SEED
+from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores
 from scanrl.types import Context, DataError
 from scanrl.verbs.options import RunPath, check
 
@@ -61,6 +61,12 @@ def evaluate(
     found = score_run(run, env, wanted, episodes=episodes, context=context, seed=seed, num_envs=num_envs, save=save)
     if json:
         return print_json([scores.to_json() for scores in found])
+    _show(found, context, seed)
+    return 0
+
+
+def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
+    """One line per target."""
     print_table(
         ("target", "return", "95 % interval", "normalised", "length", "episodes"),
         [
@@ -83,7 +89,6 @@ def evaluate(
         print(
             f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
         )
-    return 0
 
 
 def _learn(
