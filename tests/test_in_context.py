@@ -20,7 +20,7 @@ from scanrl.types import DataError
 from tests.conftest import BOX, make_stats
 
 LENGTHS = [4, 1, 6, 3]
-CASES = [(name, "sar", marked) for name in ("dt", "dm", "dmm-dc") for marked in (False, True)]
+CASES = [(name, "sar", merged) for name in ("dt", "dm", "dmm-dc") for merged in (False, True)]
 CASES += [("dm", "Rsa", False), ("dm", "sa", False), ("dm", "sa", True)]
 CASES += [("ad", "sar", True), ("ad", "sar", False), ("ad-mamba", "sar", True)]
 
@@ -66,9 +66,9 @@ def play(policy, rows=2):
 
 @pytest.mark.usefixtures("stepping")
 @pytest.mark.parametrize("context", ["recurrent", 20])
-@pytest.mark.parametrize("name, layout, marked", CASES)
-def test_acting_across_episodes_equals_the_training_forward(name, layout, marked, context):
-    model = model_of(name, layout, episode_embedding=marked)
+@pytest.mark.parametrize("name, layout, merged", CASES)
+def test_acting_across_episodes_equals_the_training_forward(name, layout, merged, context):
+    model = model_of(name, layout, merged=merged)
     policy = Policy(model, context=context, forget="task")
     batch = play(policy)
     with torch.inference_mode():
@@ -79,19 +79,11 @@ def test_acting_across_episodes_equals_the_training_forward(name, layout, marked
     assert ((forgetful - expected)[:, LENGTHS[0] :].abs() > 1e-3).any()
 
 
-def test_a_mark_tells_where_episodes_begin():
-    model = model_of("dm", "sar", episode_embedding=True, time_embedding=False)
-    batch = play(Policy(model, forget="task"))
-    before, times = model.tokens(batch), batch.timesteps.clone()
-    times[:, 4] += 1  # the first step of the second episode
-    times[:, 6] += 1  # and one in the midst of the third
-    changed = (model.tokens(batch._replace(timesteps=times)) != before).any(-1)[0]
-    assert torch.nonzero(changed)[:, 0].tolist() == [4 * 3]
-
-
 def test_what_ends_the_memory_has_a_name():
     with pytest.raises(DataError, match=r"^forget: expected one of episode, task, got 'never'$"):
         Policy(model_of("dm", "sar"), forget="never")
+    with pytest.raises(DataError, match=r"^impl: expected reference for attention or times and forget='task'"):
+        Policy(model_of("ad", "sar", merged=False), forget="task", impl="native")
 
 
 class Witness:

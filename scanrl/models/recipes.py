@@ -124,14 +124,7 @@ IN_CONTEXT_STEPS = 200  # ten episodes of the dark rooms
 
 
 def _distillation(mixer: str, paper: str) -> Recipe:
-    model = ModelConfig(
-        pattern=f"({mixer} mlp)*2",
-        layout="sar",
-        merge=True,
-        width=64,
-        context=IN_CONTEXT_STEPS,
-        episode_embedding=True,
-    )
+    model = ModelConfig(pattern=f"({mixer} mlp)*2", layout="sar", merged=True, width=64, context=IN_CONTEXT_STEPS)
     return Recipe(model, paper, learning_rate=1.5e-3, batch_size=32, sequences="histories")
 
 
@@ -139,7 +132,7 @@ def ad() -> Recipe:
     """Algorithm Distillation: a transformer on (s, a, r) over many episodes of one task, without any return to ask for.
 
     Departures: two layers (the paper: four, with a wider MLP); contexts begin at any episode of a history; one token
-    per step, the sum of the observation and of the last action and reward, where the paper has three (`merge=False`),
+    per step, the sum of the observation and of the last action and reward, where the paper has three (`merged=False`),
     so that a step says in itself what came of the one before; a mark where an episode begins, and no positions.
 
     Reference: Laskin et al. 2023, arXiv 2210.14215.
