@@ -20,6 +20,7 @@ from scanrl.failures import tell_failure
 from scanrl.types import DataError
 from scanrl.verbs.analyse import analyse_activations, analyse_eigenvalues
 from scanrl.verbs.bench import bench_report, bench_run, bench_speed
+from scanrl.verbs.collect import collect
 from scanrl.verbs.data import data_convert, data_info, data_validate
 from scanrl.verbs.evaluate import evaluate
 from scanrl.verbs.general import demo, doctor, models, presets
@@ -35,6 +36,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "data info": data_info,
     "data convert": data_convert,
     "data validate": data_validate,
+    "collect": collect,
     "train": train,
     "resume": resume,
     "eval": evaluate,

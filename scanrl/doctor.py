@@ -27,6 +27,7 @@ EXTRAS = {
     "minari": ("minari", "reading local Minari datasets"),
     "atari": ("ale_py", "Atari games"),
     "plot": ("matplotlib", "plots from Python"),
+    "sb3": ("stable_baselines3", "learning histories of its learners, and collecting with its models"),
     "track": ("tensorboard", "TensorBoard events beside metrics.jsonl"),
 }
 """Extra -> (the module that shows it is there, what it is for)."""

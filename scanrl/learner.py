@@ -12,9 +12,12 @@ from scanrl import randomness
 from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
+from scanrl.data.histories import HistorySampler, iterate_histories
 from scanrl.data.windows import EpisodeSampler, WindowSampler, iterate_episodes, iterate_windows
+from scanrl.envs import ENVS
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
+from scanrl.in_context import held_out_tasks, score_tasks
 from scanrl.models.decision import DecisionModel
 from scanrl.nn import State, map_state, replace_rows
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
@@ -28,6 +31,8 @@ __all__ = ["Diverged", "Learner"]
 
 CHUNK = 64
 """Fewest steps at a time of a held-out episode: what shorter ones cost is calls."""
+CONTEXTS = 128
+"""Most contexts of held-out histories in a validation loss: histories are far longer than what a model learns from."""
 
 
 class Diverged(RuntimeError):
@@ -64,8 +69,7 @@ class Learner:
         share = self.settings.top_fraction
         self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
         self.episodes = self.settings.sequences == "episodes"
-        sampler = EpisodeSampler if self.episodes else WindowSampler
-        self.sampler = sampler(self.training, run.config.model.context, self.settings.batch_size, seed)
+        self.sampler = self._sampler()
         self.remembers = bool(leaves(self.model.initial_state(1)))
         if self.episodes and not self.remembers:
             raise DataError("train.sequences: expected windows for a model without memory, got episodes")
@@ -74,13 +78,27 @@ class Learner:
         self.optimizer = adamw(self.model, self.settings)
         self.random = randomness.seeded(seed, self.settings.device)
         device = torch.device(self.settings.device)
-        wanted = graphs_wanted(device)
+        wanted = graphs_wanted(device) and self.settings.sequences != "histories"  # whose batches differ in length
         self._replayed = None
         if wanted:
             what = "the training update"
             self._replayed = ReplayedStep(self._learn, self.carried, what, CudaGraph(device), device)
             self.carried = self._replayed.state  # which every update writes over
         self.step = self.saved = 0
+
+    def _sampler(self) -> WindowSampler | EpisodeSampler | HistorySampler:
+        settings = self.settings
+        if settings.sequences == "histories":
+            return HistorySampler(
+                self.training,
+                settings.context_episodes,
+                settings.batch_size,
+                settings.seed,
+                order=settings.context_order,
+                stride=settings.context_stride,
+            )
+        sampler = EpisodeSampler if self.episodes else WindowSampler
+        return sampler(self.training, self.run.config.model.context, settings.batch_size, settings.seed)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint.
@@ -173,9 +191,13 @@ class Learner:
 
     def validate(self) -> dict[str, float]:
         """Mean loss over all held-out steps, each seen once in a window; and, where the model has a memory, with the
-        state carried through whole episodes, which is what a policy with `context="recurrent"` sees."""
+        state carried through whole episodes, which is what a policy with `context="recurrent"` sees. Of learning
+        histories the loss over some contexts."""
         assert self.held_out is not None
         context, batch_size = self.run.config.model.context, 4 * self.settings.batch_size
+        if self.settings.sequences == "histories":
+            contexts = iterate_histories(self.held_out, self.settings.context_episodes, batch_size, most=CONTEXTS)
+            return {"val/loss": self._mean_loss(contexts)}
         found = {"val/loss": self._mean_loss(iterate_windows(self.held_out, context, batch_size))}
         if self.remembers:
             chunk = max(context, CHUNK)
@@ -203,6 +225,8 @@ class Learner:
     def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
         """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
         settings = self.run.config.eval
+        if self.settings.sequences == "histories" and env in ENVS:
+            return self._evaluate_in_context(env)
         policy = Policy(self.model, context=settings.context)
         scores = evaluate(
             policy,
@@ -214,6 +238,15 @@ class Learner:
             progress=progress,
             like=self.model.spec,
         )
+        self.model.train()
+        return scores.summary()
+
+    def _evaluate_in_context(self, env: str) -> dict[str, float]:
+        """Return against episode on tasks that no history is of: `num_envs` tasks, `episodes` episodes of each."""
+        settings = self.run.config.eval
+        policy = Policy(self.model, context=settings.context, sample=True, seed=settings.seed, forget="task")
+        tasks = held_out_tasks(env, settings.num_envs, fewer=True)
+        scores, _ = score_tasks(policy, env, tasks, episodes=settings.episodes, seed=settings.seed)
         self.model.train()
         return scores.summary()
 

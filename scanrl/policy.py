@@ -12,7 +12,7 @@ import copy
 import math
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
 from scanrl.structure import flat_observations, structured_actions
 from scanrl.types import Context, DataError, Spec
 
-__all__ = ["Policy"]
+__all__ = ["Forget", "Policy"]
+
+Forget = Literal["episode", "task"]
+"""What ends the memory of a stream."""
 
 
 class Policy:
@@ -37,6 +40,9 @@ class Policy:
         context: `"recurrent"`, a number of steps, or `"elastic"` for a model that predicts its return; see `Context`.
         sample: draw actions from the head's distribution instead of taking its mode.
         seed: of the sampling generator.
+        forget: when a stream loses what it carries: at every `"episode"`, or only at `reset`, with a new `"task"`. Then
+            `first` still restarts the count of steps and the return to ask for, as in training on learning histories,
+            and `rewards` is read where it is true as well: what the last action of the episode before earned.
         impl: force the `"native"` or the `"reference"` (torch) form of the step where the state is carried; `None`
             takes the native one where it can run. A forced one that cannot raises RuntimeError when streams begin.
 
@@ -51,6 +57,7 @@ class Policy:
         context: Context = "recurrent",
         sample: bool = False,
         seed: int = 0,
+        forget: Forget = "episode",
         impl: StepImpl | None = None,
     ) -> None:
         predicts = model.config.returns == "predicted"
@@ -60,7 +67,16 @@ class Policy:
             raise DataError(f"context: expected {others}, got {context!r}")
         if impl not in (None, *get_args(StepImpl)):
             raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
+        if forget not in get_args(Forget):
+            raise DataError(f"forget: expected one of {', '.join(get_args(Forget))}, got {forget!r}")
         self.model = model.eval()
+        self.forget: Forget = forget
+        # The native step takes the index of a step for how much there is to remember, and for the row of its time.
+        indexed = model.config.time_embedding or "attention" in model.config.pattern
+        if forget == "task" and indexed:
+            if impl == "native":
+                raise DataError("impl: expected reference for attention or times and forget='task', got 'native'")
+            impl = "reference"
         self._impl: StepImpl | None = impl
         self.spec = model.spec
         self.context: Context = context
@@ -83,6 +99,7 @@ class Policy:
         device: torch.device | str = "cpu",
         sample: bool = False,
         seed: int = 0,
+        forget: Forget = "episode",
     ) -> Policy:
         """The policy of a run folder (its latest checkpoint) or of one checkpoint folder.
 
@@ -91,7 +108,7 @@ class Policy:
             CorruptFile: the checkpoint is not what its manifest says.
         """
         model = load_checkpoint(path).model().to(device)
-        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed)
+        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed, forget=forget)
 
     def with_target(self, target_return: float) -> Policy:
         """The same model asking for another return, with no stream begun.
@@ -217,10 +234,11 @@ class Policy:
         if last is None:
             starts, last = np.ones(count, np.bool_), _Last.empty(count, self.spec)
         return_to_go, timestep = last.return_to_go - earned, last.timestep + 1
+        fresh = starts if self.forget == "episode" else np.full(count, self._last is None)
         if np.count_nonzero(starts):
-            earned = np.where(starts, np.float32(0.0), earned)
+            earned = np.where(fresh, np.float32(0.0), earned)
             return_to_go, timestep = np.where(starts, wanted, return_to_go), np.where(starts, 0, timestep)
-        return Step(*last, earned, starts, self._stacked(seen, starts), timestep, return_to_go)
+        return Step(*last, earned, fresh, self._stacked(seen, starts), timestep, return_to_go)
 
     def _stacked(self, seen: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Images `(B, k, *O)`, the present ones last; before an episode's start they are black."""

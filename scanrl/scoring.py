@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from scanrl.checkpoint import load_checkpoint
+import numpy as np
+
+from scanrl.checkpoint import Checkpoint, load_checkpoint
 from scanrl.data import Dataset, write_store
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores, evaluate
+from scanrl.in_context import TaskScores, held_out_tasks, score_tasks
 from scanrl.policy import Policy
 from scanrl.stats import Stats
-from scanrl.types import Context, DataError
+from scanrl.types import Context, DataError, Spec
 
-__all__ = ["score_run"]
+__all__ = ["score_learning", "score_run"]
 
 SWEEP = (0.0, 1 / 3, 2 / 3, 1.0)
 """Where a sweep asks: 0 is the mean return of the data, 1 the best. Returns may be negative, so that a share of the
@@ -46,16 +49,7 @@ def score_run(
     Raises:
         DataError: no checkpoint, no environment or one that does not fit, or a number for a model without target.
     """
-    checkpoint = load_checkpoint(path)
-    env = env or checkpoint.about.get("env") or checkpoint.spec.env_id
-    if not env:
-        raise DataError(f"{path}: env: expected an environment (the run was trained without one), got none")
-    spec = environment_spec(env, like=checkpoint.spec)
-    difference = checkpoint.spec.difference(spec)
-    if difference is not None:
-        raise DataError(f"{path}: {difference} (from {env})")
-    if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
-        raise DataError(f"{save}: expected a new or empty folder, got one in use")
+    checkpoint, env, spec = _fitting(path, env, save)
     for target in targets or ():
         if target != "auto" and not math.isfinite(target):
             raise DataError(f"target_return: expected a finite number or auto, got {target}")
@@ -78,6 +72,57 @@ def score_run(
     window = None if checkpoint.about.get("sequences") == "episodes" else checkpoint.config.context
     known = {"checkpoint_step": checkpoint.step, "trained_context": window}
     return [replace(scores, **known) for scores in result.scores]
+
+
+def score_learning(
+    path: Path,
+    env: str | None,
+    tasks: Sequence[int] | int,
+    *,
+    episodes: int,
+    context: Context = "recurrent",
+    seed: int = SEED,
+    save: Path | None = None,
+) -> TaskScores:
+    """Return against episode of a run's latest policy, which forgets nothing between the episodes of a task.
+
+    Actions are drawn from the head's distribution: a policy that always takes the most likely one does not explore.
+
+    Args:
+        path: a run folder or a checkpoint folder.
+        env: Gymnasium id; `None` takes the one the run was trained with.
+        tasks: their numbers, or how many of those that no history is of.
+        episodes: of each task.
+        save: a folder for the episodes, as a store of learning histories.
+
+    Raises:
+        DataError: as `score_run`; also if there are not as many tasks.
+    """
+    checkpoint, env, spec = _fitting(path, env, save)
+    numbers = held_out_tasks(env, tasks) if isinstance(tasks, int) else np.asarray(tasks, np.int64)
+    policy = Policy(checkpoint.model(), context=context, sample=True, seed=seed, forget="task")
+    scores, played = score_tasks(policy, env, numbers, episodes=episodes, seed=seed)
+    if save is not None:
+        every = [episode for own in played for episode in own]
+        dataset = Dataset.from_trajectories(every, spec=spec, env_id=env, name=f"{path.name}-{env}")
+        rows = np.arange(len(numbers)).repeat(episodes)
+        write_store(dataset.with_histories(numbers[rows], rows), save)
+    return scores
+
+
+def _fitting(path: Path, env: str | None, save: Path | None) -> tuple[Checkpoint, str, Spec]:
+    """The latest checkpoint, the environment to play in and its spec, after checking that the two fit."""
+    checkpoint = load_checkpoint(path)
+    env = env or checkpoint.about.get("env") or checkpoint.spec.env_id
+    if not env:
+        raise DataError(f"{path}: env: expected an environment (the run was trained without one), got none")
+    spec = environment_spec(env, like=checkpoint.spec)
+    difference = checkpoint.spec.difference(spec)
+    if difference is not None:
+        raise DataError(f"{path}: {difference} (from {env})")
+    if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
+        raise DataError(f"{save}: expected a new or empty folder, got one in use")
+    return checkpoint, env, spec
 
 
 def _wanted(targets: Sequence[float | Literal["auto"]] | None, stats: Stats, policy: Policy) -> Sequence[float] | None:

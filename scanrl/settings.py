@@ -31,9 +31,16 @@ class TrainConfig:
     """Optimiser updates."""
     batch_size: int = 64
     """Windows per update; with whole episodes, the rows in which they go on side by side."""
-    sequences: Literal["windows", "episodes"] = "windows"
-    """What a batch is made of: windows cut anywhere, each from an empty state (the papers); or whole episodes, in
-    chunks of model.context steps whose state is carried from update to update, and gradients within a chunk."""
+    sequences: Literal["windows", "episodes", "histories"] = "windows"
+    """What a batch is made of: windows cut anywhere, each from an empty state (the papers); whole episodes, in chunks
+    of model.context steps whose state is carried from update to update, and gradients within a chunk; or contexts of
+    several episodes of one task, from learning histories."""
+    context_episodes: int = 10
+    """Episodes of a context, with histories."""
+    context_order: Literal["learning", "return"] = "learning"
+    """Of the episodes of a context: a run of one history in its order, or any of the task, ascending by return."""
+    context_stride: int = 1
+    """Episodes of a history from one of a context to the next, in the order of learning."""
     learning_rate: float = 1e-3
     """Highest step size of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -69,6 +76,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least("train", self, 1, "steps", "batch_size", "checkpoint_every", "log_every")
+        _at_least("train", self, 1, "context_episodes", "context_stride")
         _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "validation")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
@@ -164,7 +172,10 @@ def run_config(name: str, *changes: Mapping[str, Any]) -> RunConfig:
     """
     chosen = recipe(name)
     train = TrainConfig(
-        learning_rate=chosen.learning_rate, batch_size=chosen.batch_size, top_fraction=chosen.top_fraction
+        learning_rate=chosen.learning_rate,
+        batch_size=chosen.batch_size,
+        sequences=chosen.sequences,
+        top_fraction=chosen.top_fraction,
     )
     config = RunConfig(recipe=name, model=chosen.model, train=train, eval=EvalConfig(context=chosen.acting))
     for change in changes:

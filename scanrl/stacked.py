@@ -4,8 +4,8 @@ It is made for where the launch of a kernel costs more than what it computes, as
 stacks of five seeds take 1.2 to 1.4 times as long as the seeds in turn (`python -m benchmarks.seeds`): what layers hand
 to each other no longer stays in the cache and is copied into stacks and out of them, and launches cost next to nothing.
 So on a CPU seeds take turns, and so they do with dropout, whose random numbers cannot come from five generators in one
-call, and with whole episodes, whose states stay with their rows; each then equals its solo run bit for bit. Stacked, a
-seed equals its solo run up to rounding.
+call, with whole episodes, whose states stay with their rows, and with learning histories, whose batches differ in
+length; each then equals its solo run bit for bit. Stacked, a seed equals its solo run up to rounding.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"verbs"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards
     {"analysis", "bench", "demo", "doctor", "grid"},
-    {"scoring", "report"},
+    {"collecting", "scoring", "report"},
     {"training"},
     {"loop"},
     {"seeds", "stacked"},
@@ -31,8 +31,9 @@ LAYERS: list[set[str]] = [
     {"run"},
     {"optimizer", "preflight", "presets"},
     {"settings"},
+    {"in_context"},
     {"evaluation"},
-    {"rollout"},
+    {"learned", "rollout"},
     {"policy"},
     {"streams"},
     {"checkpoint"},
@@ -80,6 +81,14 @@ NO_TORCH = [
         "scanrl.data.atari",
         "scanrl.data.store",
     ),
+    *(
+        "scanrl.envs.sources",
+        "scanrl.envs.task_env",
+        "scanrl.envs.darkroom",
+        "scanrl.envs.keydoor",
+        "scanrl.envs.tmaze",
+    ),
+    *("scanrl.data.subgoals", "scanrl.learned", "scanrl.in_context"),
     *("scanrl.data.dataset", "scanrl.data.columns", "scanrl.data.validate", "scanrl.data.isolate", "scanrl.report"),
 ]
 

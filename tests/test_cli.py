@@ -47,13 +47,20 @@ OPTIONS = {
         "--train.steps",
         "--eval.every",
     ],
+    "collect": [
+        *("--out", "--env", "--policy", "--episodes", "--histories", "--learner", "--tasks", "--steps", "--seed"),
+        *("--history-episodes", "--replay", "--order", "--env-options", "--num-envs", "--overwrite"),
+    ],
     "resume": ["RUN"],
-    "eval": ["RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"],
     "presets": ["--contains", "--json"],
     "bench run": ["SPEC", "--preset", "--data", "--seeds", "--updates", "--out", "--jobs", "--retry-failed"],
     "bench report": ["DIR", "--layout"],
     "analyse eigenvalues": ["RUN", "--data", "--windows", "--out", "--json"],
     "analyse activations": ["RUN", "--data", "--episode", "--start", "--steps", "--out", "--json"],
+    "eval": [
+        *("RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"),
+        *("--new-tasks", "--tasks"),
+    ],
     "bench speed": ["--threads", "--json"],
 }
 

@@ -33,6 +33,8 @@ class Dataset:
         name: what messages and reports call it, e.g. `hopper_medium-v2.hdf5`.
         fingerprint: sha256 of spec and columns where already known.
         source: where it came from, e.g. `{"uri": ..., "sha256": ...}`.
+        tasks: `(E,)` int64, the task of each episode, where there are several.
+        histories: `(E,)` int64, the learner each episode is from, in the order it lived through them; with `tasks`.
 
     Attributes:
         observations: `(n, *O)` float32, or uint8 if images.
@@ -54,11 +56,14 @@ class Dataset:
         *,
         fingerprint: str | None = None,
         source: Mapping[str, str] | None = None,
+        tasks: np.ndarray | None = None,
+        histories: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
         self.offsets = offsets
         self.source = dict(source or {})
+        self.tasks, self.histories = tasks, histories
         self.observations, self.actions, self.rewards, self.terminations, self.truncations = (
             columns[field] for field in COLUMNS
         )
@@ -140,6 +145,17 @@ class Dataset:
         if (np.diff(offsets) <= 0).any():
             episode = int(np.argmax(np.diff(offsets) <= 0))
             raise DataError(f"{self.name}: episode {episode}: expected at least one step, got none")
+        for field, array in self.episode_columns.items():
+            if array.dtype != np.int64 or array.shape != (len(self),):
+                raise DataError(f"{self.name}: {field}: expected int64 {(len(self),)}, got {array.dtype} {array.shape}")
+        if len(self.episode_columns) == 1:
+            raise DataError(f"{self.name}: expected both tasks and histories, got {next(iter(self.episode_columns))}")
+
+    @property
+    def episode_columns(self) -> dict[str, np.ndarray]:
+        """The arrays with one entry per episode by name: `tasks` and `histories`, or none."""
+        found = {"tasks": self.tasks, "histories": self.histories}
+        return {field: array for field, array in found.items() if array is not None}
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -180,7 +196,7 @@ class Dataset:
         """sha256 (hex) over spec, offsets and column bytes: equal data, equal fingerprint."""
         spec = replace(self.spec, observation_parts=())  # names that older stores of the same data do not have
         digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
-        for field, array in {**self.columns, "offsets": self.offsets}.items():
+        for field, array in {**self.columns, "offsets": self.offsets, **self.episode_columns}.items():
             digest.update(f"{field} {array.dtype.name} {array.shape}".encode())
             digest_array(digest, array)
         return digest.hexdigest()
@@ -198,7 +214,28 @@ class Dataset:
 
     def with_spec(self, spec: Spec) -> Dataset:
         """The same episodes, and the same fingerprint, under another description (bounds, environment id)."""
-        return Dataset(self.columns, self.offsets, spec, self.name, fingerprint=self.fingerprint, source=self.source)
+        return Dataset(
+            self.columns,
+            self.offsets,
+            spec,
+            self.name,
+            fingerprint=self.fingerprint,
+            source=self.source,
+            tasks=self.tasks,
+            histories=self.histories,
+        )
+
+    def with_histories(self, tasks: np.ndarray, histories: np.ndarray) -> Dataset:
+        """The same episodes, said to be of these tasks and learners; arrays `(E,)` of integers."""
+        return Dataset(
+            self.columns,
+            self.offsets,
+            self.spec,
+            self.name,
+            source=self.source,
+            tasks=np.asarray(tasks, np.int64),
+            histories=np.asarray(histories, np.int64),
+        )
 
     def select(self, episodes: Sequence[int] | np.ndarray) -> Dataset:
         """A copy with these episodes, in this order; negative indices count from the end. Images are not copied.
@@ -217,7 +254,8 @@ class Dataset:
         }
         seen = self.observations
         columns["observations"] = Rows(seen, steps) if self.spec.is_image else seen[steps]
-        return Dataset(columns, offsets, self.spec, self.name, source=self.source)
+        tasks, histories = (None if owners is None else owners[chosen] for owners in (self.tasks, self.histories))
+        return Dataset(columns, offsets, self.spec, self.name, source=self.source, tasks=tasks, histories=histories)
 
     def best(self, fraction: float) -> Dataset:
         """The episodes with the highest returns, in their order, as many as fit into a share of the steps.
@@ -238,8 +276,10 @@ class Dataset:
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Two datasets without a common episode, at least one episode each.
 
+        Of learning histories they have no common task or, with one task, no common learner.
+
         Args:
-            fraction: share of the episodes that goes to the second (held-out) one, 0 to 1.
+            fraction: share of the episodes (tasks) that goes to the second (held-out) one, 0 to 1.
             seed: decides which; the same seed gives the same split.
 
         Raises:
@@ -249,9 +289,17 @@ class Dataset:
             raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction}")
         if len(self) < 2:
             raise DataError(f"{self.name}: expected at least 2 episodes to split, got {len(self)}")
-        count = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
+        owners = self._owners()
+        groups = np.unique(owners)
+        count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+        order = np.random.default_rng(seed).permutation(len(groups))
+        held_out = np.isin(owners, groups[order[:count]])
+        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+
+    def _owners(self) -> np.ndarray:
+        """`(E,)` what an episode belongs to when a dataset is split: its task, else its learner, else nothing."""
+        several = (owners for owners in self.episode_columns.values() if (owners != owners[0]).any())
+        return next(several, np.arange(len(self)))
 
     def __repr__(self) -> str:
         return (

@@ -2,7 +2,8 @@
 
 `observations.npy`, `actions.npy`, `rewards.npy`, `terminations.npy`, `truncations.npy`, `episode_offsets.npy` are
 plain arrays without objects, so they can be memory-mapped. `manifest.json` holds format version, name, spec, counts,
-fingerprint, source, size and sha256 of each file, and a sha256 of itself. Equal data gives equal bytes.
+fingerprint, source, size and sha256 of each file, and a sha256 of itself. Equal data gives equal bytes. Learning
+histories also have `episode_tasks.npy` and `episode_histories.npy`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from scanrl.data.dataset import Dataset
 from scanrl.folder import MANIFEST, verify_folder, write_folder
 from scanrl.types import COLUMNS, CorruptFile, DataError, Spec
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "read_store", "write_store"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "check_target", "read_store", "write_store"]
 
 FORMAT_VERSION = 1
+HISTORIES_VERSION = 2
+"""Of stores that hold learning histories, which releases that know the first version only must not take for damaged."""
 _KIND = "scanrl-store"
 _FILES = {**{field: f"{field}.npy" for field in COLUMNS}, "offsets": "episode_offsets.npy"}
+_HISTORY_FILES = {field: f"episode_{field}.npy" for field in ("tasks", "histories")}
 
 
 def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> Path:
@@ -35,8 +39,9 @@ def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> 
         OSError: the disk refused; whatever was at `path` is still there.
     """
     path = Path(path)
-    _check_target(path, overwrite)
-    arrays = {**dataset.columns, "offsets": dataset.offsets}
+    check_target(path, overwrite)
+    arrays = {**dataset.columns, "offsets": dataset.offsets, **dataset.episode_columns}
+    version = HISTORIES_VERSION if dataset.episode_columns else FORMAT_VERSION
     fields = {
         "name": dataset.name,
         "spec": dataset.spec.to_json(),
@@ -45,7 +50,8 @@ def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> 
         "fingerprint": dataset.fingerprint,
         "source": dataset.source,
     }
-    write_folder(path, _KIND, FORMAT_VERSION, fields, {name: _writer(arrays[f]) for f, name in _FILES.items()})
+    names = {field: name for field, name in (_FILES | _HISTORY_FILES).items() if field in arrays}
+    write_folder(path, _KIND, version, fields, {name: _writer(arrays[field]) for field, name in names.items()})
     return path
 
 
@@ -60,9 +66,10 @@ def read_store(path: str | Path, verify: bool = True) -> Dataset:
         DataError: `path` is no store, or a newer release wrote it.
     """
     path = Path(path)
-    manifest = verify_folder(path, _KIND, FORMAT_VERSION, _FILES.values(), digests=verify)
+    names = _FILES | {field: name for field, name in _HISTORY_FILES.items() if (path / name).exists()}
+    manifest = verify_folder(path, _KIND, HISTORIES_VERSION, names.values(), digests=verify)
     try:
-        dataset = _assemble(path, manifest)
+        dataset = _assemble(path, manifest, names)
         declared = {"steps": manifest["steps"], "episodes": manifest["episodes"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"{path / MANIFEST}: expected the fields of a store, got {error!r}") from None
@@ -72,19 +79,27 @@ def read_store(path: str | Path, verify: bool = True) -> Dataset:
     return dataset
 
 
-def _assemble(path: Path, manifest: dict[str, Any]) -> Dataset:
-    arrays = {field: _map(path, name) for field, name in _FILES.items()}
+def _assemble(path: Path, manifest: dict[str, Any], names: dict[str, str]) -> Dataset:
+    arrays = {field: _map(path, name) for field, name in names.items()}
     offsets = np.array(arrays.pop("offsets"))
+    owners = {field: np.array(arrays.pop(field)) for field in _HISTORY_FILES if field in arrays}
     spec = Spec.from_json(manifest["spec"])
     try:
         return Dataset(
-            arrays, offsets, spec, manifest["name"], fingerprint=manifest["fingerprint"], source=manifest["source"]
+            arrays,
+            offsets,
+            spec,
+            manifest["name"],
+            fingerprint=manifest["fingerprint"],
+            source=manifest["source"],
+            **owners,
         )
     except DataError as error:
         raise CorruptFile(f"{path / MANIFEST}: expected what the files hold, got: {error}") from None
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises as `write_store` does for a place it cannot write to."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise DataError(f"{path}: expected a new folder, got something else of that name")
     if path.is_dir() and any(path.iterdir()):

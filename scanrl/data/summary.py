@@ -18,6 +18,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     returns, lengths, spec = dataset.returns, dataset.lengths, dataset.spec
     last = dataset.offsets[1:] - 1
     top = np.sort(returns)[-max(1, len(returns) // 10) :]
+    owners = {name: len(np.unique(column)) for name, column in dataset.episode_columns.items()}
     return {
         "name": dataset.name,
         "env_id": spec.env_id,
@@ -38,5 +39,6 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "return_max": float(returns.max()),
         "terminated": int(dataset.terminations[last].sum()),
         "truncated": int(dataset.truncations[last].sum()),
+        **owners,
         "fingerprint": dataset.fingerprint,
     }

@@ -1,6 +1,7 @@
 """Environments: our own tasks, and what is needed to make and score anybody's (`make`, `reference_scores`).
 
-Importing this package tells Gymnasium the ids; what an environment needs is imported when one is made.
+Importing this package tells Gymnasium our ids: `gymnasium.make("scanrl.envs:Darkroom-v0", task=3)` does both. What an
+environment needs is imported when one is made.
 """
 
 from __future__ import annotations
@@ -11,8 +12,18 @@ import gymnasium as gym
 
 __all__ = ["ATARI_GAMES", "ENVS", "MAZES"]
 
-ENVS: dict[str, str] = {}
-"""Our own environments: Gymnasium id -> `module:Class`. A new one is one file and one line here."""
+ENVS: dict[str, str] = {
+    "Darkroom-v0": "scanrl.envs.darkroom:Darkroom",
+    "DarkroomHard-v0": "scanrl.envs.darkroom:DarkroomHard",
+    "DarkroomDynamic-v0": "scanrl.envs.darkroom:DarkroomDynamic",
+    "DarkroomDPT-v0": "scanrl.envs.darkroom:dpt_room",
+    "DarkroomLarge-v0": "scanrl.envs.darkroom:large",
+    "DarkroomHardLarge-v0": "scanrl.envs.darkroom:large_hard",
+    "KeyToDoor-v0": "scanrl.envs.keydoor:KeyToDoor",
+    "KeyToDoorLarge-v0": "scanrl.envs.keydoor:large",
+    "TMaze-v0": "scanrl.envs.tmaze:TMaze",
+}
+"""Our own environments: Gymnasium id -> `module:callable` that returns its `TaskFamily`. A new one is one line here."""
 
 MAZES: dict[str, dict[str, Any]] = {
     "antmaze-umaze-v4": {"version": 4, "diverse": False},
@@ -24,12 +35,6 @@ MAZES: dict[str, dict[str, Any]] = {
 
 MAZE_STEPS = 700
 """Length after which an episode in a maze is cut, as in gymnasium-robotics."""
-
-
-def _register_mazes() -> None:
-    for env_id, arguments in MAZES.items():
-        if env_id not in gym.registry:
-            gym.register(env_id, "scanrl.envs.antmaze:AntMaze", max_episode_steps=MAZE_STEPS, kwargs=arguments)
 
 ATARI_GAMES: dict[str, str] = {
     "Assault": "assault",
@@ -45,13 +50,20 @@ ATARI_GAMES: dict[str, str] = {
 repeated at random."""
 
 
-def _register_atari() -> None:
+def _register() -> None:
+    # By name: the modules are imported when an environment is made.
+    for env_id, family in ENVS.items():
+        _add(env_id, "scanrl.envs.task_env:TaskEnv", family=family)
+    for env_id, arguments in MAZES.items():
+        _add(env_id, "scanrl.envs.antmaze:AntMaze", MAZE_STEPS, **arguments)
     for name, game in ATARI_GAMES.items():
         for suffix, sticky in (("", False), ("-sticky", True)):
-            env_id = f"scanrl/{name}{suffix}-v0"
-            if env_id not in gym.registry:
-                gym.register(env_id, "scanrl.envs.atari:Atari", kwargs={"game": game, "sticky": sticky})
+            _add(f"scanrl/{name}{suffix}-v0", "scanrl.envs.atari:Atari", game=game, sticky=sticky)
 
 
-_register_mazes()
-_register_atari()
+def _add(env_id: str, entry: str, most_steps: int | None = None, **arguments: Any) -> None:
+    if env_id not in gym.registry:
+        gym.register(env_id, entry, max_episode_steps=most_steps, kwargs=arguments)
+
+
+_register()

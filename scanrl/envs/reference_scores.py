@@ -41,6 +41,9 @@ MEASURED = "random: 1000 episodes, tools/measure_reference_scores.py --seed 0; h
 SUCCESS = "; the score is the success rate in percent"
 MAZE = "v4 and v5 are gymnasium-robotics' mazes, not D4RL's own"
 SOLVED = "the return Gymnasium calls solved"
+EXACT = "means over all tasks: random by dynamic programming, optimal policy"
+SAMPLED = "means over all tasks: random of a million episodes (TaskFamily.random_returns, seed 0), optimal policy"
+SIZE = "for the size, horizon and start the environment has by default"
 
 # Two sets are in circulation and differ by up to 3 %; scores of different papers may stand on either. Raw returns are
 # always kept beside a score.
@@ -90,6 +93,15 @@ REFERENCES: dict[str, Reference] = {
     "maze2d-medium": Reference(13.13, 277.39, D4RL, (1,)),
     "maze2d-large": Reference(6.7, 273.99, D4RL, (1,)),
     **_atari(),
+    "Darkroom": Reference(0.2469, 16.5432, EXACT, (0,), SIZE),
+    "DarkroomHard": Reference(0.12577, 1.0, EXACT, (0,), SIZE),
+    "DarkroomDynamic": Reference(0.16457, 83.0, EXACT, (0,), SIZE),
+    "DarkroomDPT": Reference(1.0, 91.99, EXACT, (0,), SIZE),
+    "DarkroomLarge": Reference(0.125, 180.9994, EXACT, (0,), SIZE),
+    "DarkroomHardLarge": Reference(0.0459, 1.0, SAMPLED, (0,), SIZE),
+    "KeyToDoor": Reference(0.26864, 2.0, EXACT, (0,), SIZE),
+    "KeyToDoorLarge": Reference(0.1015, 2.0, SAMPLED, (0,), SIZE),
+    "TMaze": Reference(0.0, 1.0, EXACT, (0,), SIZE + ", without the penalty"),
 }
 """Environment name without its version -> the scale. A new one is one line."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Literal
 
 from scanrl.config import from_values
 from scanrl.nn.config import ModelConfig
@@ -35,6 +36,8 @@ class Recipe:
     """Share of the training steps, those of the best episodes, that it is trained on."""
     acting: Context = "recurrent"
     """How its policy remembers when a run evaluates it."""
+    sequences: Literal["windows", "histories"] = "windows"
+    """What a batch is made of; see `train.sequences`."""
 
 
 def dt() -> Recipe:
@@ -115,6 +118,36 @@ def mambadm() -> Recipe:
     """
     model = ModelConfig(pattern="(gloma mlp)*3", width=128, context=20, time_embedding=True, gloma_steps=5)
     return Recipe(model, "Cao et al. 2024, arXiv 2406.02013")
+
+
+IN_CONTEXT_STEPS = 200  # ten episodes of the dark rooms
+
+
+def _distillation(mixer: str, paper: str) -> Recipe:
+    model = ModelConfig(pattern=f"({mixer} mlp)*2", layout="sar", merged=True, width=64, context=IN_CONTEXT_STEPS)
+    return Recipe(model, paper, learning_rate=1.5e-3, batch_size=32, sequences="histories")
+
+
+def ad() -> Recipe:
+    """Algorithm Distillation: a transformer on (s, a, r) over many episodes of one task, without any return to ask for.
+
+    Departures: two layers (the paper: four, with a wider MLP); contexts begin at any episode of a history; one token
+    per step, the sum of the observation and of the last action and reward, where the paper has three (`merged=False`),
+    so that a step says in itself what came of the one before; a mark where an episode begins, and no positions.
+
+    Reference: Laskin et al. 2023, arXiv 2210.14215.
+    """
+    return _distillation("attention", "Laskin et al. 2023, arXiv 2210.14215")
+
+
+def ad_mamba() -> Recipe:
+    """Algorithm Distillation with Mamba in the place of attention, whose state goes on from episode to episode.
+
+    Departures: as `ad`; the paper it is a baseline of gives no sizes for it.
+
+    Reference: Huang et al. 2024 (Decision Mamba-Hybrid), arXiv 2406.00079.
+    """
+    return _distillation("mamba", "Huang et al. 2024, arXiv 2406.00079")
 
 
 METAMAMBA_RATE = 5e-3  # between 3e-3 and 1e-2, both better than 1e-3 in held-out loss on Hopper (docs/log.md)
@@ -305,6 +338,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "edt-mamba": edt_mamba,
     "reinformer": reinformer,
     "reinformer-mamba": reinformer_mamba,
+    "ad": ad,
+    "ad-mamba": ad_mamba,
 }
 
 

@@ -33,10 +33,11 @@ TOLERANCE = 1e-6  # of the largest action, or of 1, the range of the heads
 INNER: tuple[InnerMixer, ...] = ("conv4", "none", "conv", "modal_conv", "dense", "modal_linear")
 IN_TORCH = ("mamba2", "s4d", "gloma", "gloma_shifted")  # mixers without a native form
 NATIVE = [name for name in MIXERS if name not in IN_TORCH]
+MODELS = {name: recipe(name).model for name in RECIPES}
 NATIVE_RECIPES = [
     name
-    for name in RECIPES
-    if not re.search("mamba2|s4d|gloma", recipe(name).model.pattern) and recipe(name).model.returns == "given"
+    for name, m in MODELS.items()
+    if not re.search("mamba2|s4d|gloma", m.pattern) and m.returns == "given" and not m.merged
 ]
 EVERYTHING = " ".join(NATIVE)
 SMALL = ModelConfig(

@@ -1,0 +1,173 @@
+"""Making datasets: episodes of a policy, and learning histories of learners on many tasks.
+
+A learning history is the ordered list of episodes of one learner on one task; see `scanrl.data.histories` for how they
+are read and docs/in_context.md for what they are good for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scanrl.data import Dataset
+from scanrl.envs import ENVS
+from scanrl.envs.make import EnvSource, environment_spec
+from scanrl.envs.options import make_with
+from scanrl.envs.sources import LEARNERS, learn_histories
+from scanrl.envs.task import TaskFamily
+from scanrl.envs.task_env import make_family
+from scanrl.learned import ALGORITHMS, LoadedActor, learn_episodes
+from scanrl.policy import Policy
+from scanrl.rollout import Actor, RandomActor, rollout
+from scanrl.types import DataError
+
+__all__ = ["EPISODES_OF_A_HISTORY", "collect_episodes", "collect_histories"]
+
+EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20}
+"""Episodes of the full horizon after which the next learner starts, by learner: about what each needs to get good."""
+
+
+def collect_episodes(
+    env: str,
+    policy: str = "random",
+    *,
+    episodes: int,
+    seed: int = 0,
+    num_envs: int = 16,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Whole episodes of one policy.
+
+    Args:
+        env: Gymnasium id.
+        policy: `random`, a run or checkpoint folder, or `sb3:FILE.zip`, a model of Stable-Baselines3 whose file is
+            named after its algorithm.
+        episodes: how many.
+        seed: of the initial states and of what the random policy draws.
+        num_envs: environments side by side.
+        options: of the environment, as `gymnasium.make` takes them.
+
+    Raises:
+        DataError: the environment or the policy is not there, or they do not fit.
+    """
+    make = _maker(env, options or {})
+    spec = environment_spec(make)
+    actor = _actor(policy, spec, seed)
+    played = rollout(actor, make, episodes=episodes, seed=seed, num_envs=num_envs)
+    dataset = Dataset.from_trajectories(played, spec=spec, name=f"{env}-{Path(policy).name}")
+    dataset.source = _source(env, options, policy=policy, seed=seed)
+    return dataset
+
+
+def collect_histories(
+    env: str,
+    learner: str = "q",
+    *,
+    tasks: int,
+    steps: int,
+    episodes: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Learning histories on the training tasks of an environment, none of them on a held-out one.
+
+    Args:
+        env: Gymnasium id. The tabular learners play the tasks of our own environments; those of Stable-Baselines3 any
+            environment, which is made with `task=0`, `task=1` and so on if there is more than one task.
+        learner: `q` or `noise` (see `scanrl.envs.sources`), or an algorithm of Stable-Baselines3.
+        tasks: how many tasks.
+        steps: environment steps per task.
+        episodes: length of a history of `q` or `noise`, in episodes of the full horizon; further learners start
+            afresh until the steps are used up. The default is what the learner needs to get good.
+        seed: of everything random, and of which training tasks are taken.
+        options: of the environment, as `gymnasium.make` takes them.
+
+    Raises:
+        DataError: the learner is unknown or does not serve the environment, or there are not as many training tasks.
+    """
+    if learner in ALGORITHMS:
+        dataset = _stable_histories(env, learner, tasks, steps, seed, options or {})
+    elif learner in LEARNERS:
+        dataset = _tabular_histories(env, learner, tasks, steps, episodes, seed, options or {})
+    else:
+        raise DataError(f"learner: expected one of {', '.join([*LEARNERS, *ALGORITHMS])}, got {learner!r}")
+    dataset.source = _source(env, options, learner=learner, seed=seed)
+    return dataset
+
+
+def _tabular_histories(
+    env: str, learner: str, tasks: int, steps: int, episodes: int | None, seed: int, options: Mapping[str, Any]
+) -> Dataset:
+    if env not in ENVS:
+        known = ", ".join(ENVS)
+        raise DataError(
+            f"{env}: expected one of {known} for the learner {learner}; for others: {', '.join(ALGORITHMS)}"
+        )
+    family = make_family(ENVS[env], dict(options))
+    length = EPISODES_OF_A_HISTORY[learner] if episodes is None else episodes
+    repeats = steps // (length * family.horizon)
+    if repeats < 1:
+        raise DataError(f"steps: expected at least {length * family.horizon} (one history of {length} episodes)")
+    found = learn_histories(
+        family, _training_tasks(family, tasks, seed), learner=learner, episodes=length, repeats=repeats, seed=seed
+    )
+    columns = found._asdict()
+    offsets, owners = columns.pop("offsets"), {name: columns.pop(name) for name in ("tasks", "histories")}
+    return Dataset(columns, offsets, environment_spec(_maker(env, options)), f"{env}-{learner}", **owners)
+
+
+def _training_tasks(family: TaskFamily, count: int, seed: int) -> np.ndarray:
+    training, _ = family.split()
+    if not 1 <= count <= len(training):
+        raise DataError(f"tasks: expected 1 to {len(training)} (the training tasks), got {count}")
+    return np.sort(np.random.default_rng(seed).permutation(training)[:count])
+
+
+def _stable_histories(env: str, learner: str, tasks: int, steps: int, seed: int, options: Mapping[str, Any]) -> Dataset:
+    if env in ENVS:
+        chosen = _training_tasks(make_family(ENVS[env], dict(options)), tasks, seed).tolist()
+    else:
+        chosen = list(range(tasks))
+    named = env in ENVS or tasks > 1
+    histories = []
+    for index, task in enumerate(chosen):
+        make = _maker(env, {**options, "task": task} if named else options)
+        episodes = learn_episodes(learner, make, steps, seed + index)
+        if not episodes:
+            raise DataError(f"steps: expected enough for an episode of {env}, got {steps}")
+        histories.append(episodes)
+    counts = [len(episodes) for episodes in histories]
+    spec = environment_spec(_maker(env, options))
+    every = [episode for episodes in histories for episode in episodes]
+    dataset = Dataset.from_trajectories(every, spec=spec, name=f"{env}-{learner}")
+    return dataset.with_histories(np.repeat(chosen, counts), np.repeat(np.arange(len(counts)), counts))
+
+
+def _maker(env: str, options: Mapping[str, Any]) -> EnvSource:
+    """What makes the environment with options; without any, its id."""
+    return (lambda: make_with(env, options)) if options else env
+
+
+def _actor(policy: str, spec: Any, seed: int) -> Actor:
+    if policy == "random":
+        return RandomActor(spec, seed)
+    if policy.startswith("sb3:"):
+        return LoadedActor(policy.removeprefix("sb3:"))
+    if not Path(policy).exists():
+        raise DataError(f"policy: expected random, sb3:FILE.zip or a run folder, got {policy!r}")
+    loaded = Policy.load(policy)
+    difference = loaded.spec.difference(spec)
+    if difference is not None:
+        raise DataError(f"{policy}: {difference} (from {spec.env_id})")
+    return loaded
+
+
+def _source(env: str, options: Mapping[str, Any] | None, **more: Any) -> dict[str, str]:
+    """How to make the dataset again."""
+    return {"env": env, "options": json.dumps(dict(options or {}), sort_keys=True)} | {
+        k: str(v) for k, v in more.items()
+    }

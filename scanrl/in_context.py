@@ -1,0 +1,210 @@
+"""Learning in context: a policy plays several episodes of tasks it has never seen, and nothing but its memory changes.
+
+Symbols: `N` tasks, `n` episodes of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scanrl.envs.options import make_with
+from scanrl.envs.task_env import TaskEnv
+from scanrl.evaluation import library_versions
+from scanrl.intervals import bootstrap_interval
+from scanrl.rollout import Actor, _Row
+from scanrl.types import Context, DataError, Trajectory
+
+__all__ = ["TaskScores", "held_out_tasks", "play_tasks", "score_tasks"]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScores:
+    """Return against episode, on tasks side by side.
+
+    Attributes:
+        returns: `(N, n)` float64, undiscounted; column `i` are the episodes number `i`.
+        tasks: `(N,)` int64.
+        env_id: Gymnasium id with version.
+        context: how the policy remembered.
+        seed: of the rollout.
+        optimal: mean return of the optimal policy on these tasks, where the environment knows it.
+        random: mean return of the uniformly random policy on all tasks, likewise.
+        versions: version of each library that matters.
+    """
+
+    returns: np.ndarray
+    tasks: np.ndarray
+    env_id: str
+    context: Context
+    seed: int
+    optimal: float | None = None
+    random: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def curve(self) -> np.ndarray:
+        """`(n,)` mean over tasks."""
+        return self.returns.mean(axis=0)
+
+    def interval(self, episode: int) -> tuple[float, float] | None:
+        """95 % interval of the mean over tasks of one trained model; `None` for one task."""
+        return bootstrap_interval(self.returns[:, episode]) if len(self.tasks) > 1 else None
+
+    def share(self, episode: int) -> float | None:
+        """How far from random, 0, to optimal, 1, the mean is; `None` where these are not known."""
+        if self.optimal is None or self.random is None:
+            return None
+        return float((self.curve[episode] - self.random) / (self.optimal - self.random))
+
+    def summary(self, prefix: str = "eval") -> dict[str, float]:
+        """Metric names and values: `eval/return_mean` over all episodes, `eval/return_first` and `eval/return_last`."""
+        curve, last = self.curve, self.share(self.returns.shape[1] - 1)
+        found = {"return_mean": curve.mean(), "return_first": curve[0], "return_last": curve[-1]}
+        if last is not None:
+            found["share_last"] = last
+        return {f"{prefix}/{name}": float(value) for name, value in found.items()} | {
+            f"{prefix}/tasks": len(self.tasks)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what was measured and what it depends on."""
+        return {
+            "env_id": self.env_id,
+            "context": self.context,
+            "seed": self.seed,
+            "tasks": self.tasks.tolist(),
+            "returns": self.returns.tolist(),
+            "curve": self.curve.tolist(),
+            "intervals": [self.interval(episode) for episode in range(self.returns.shape[1])],
+            "optimal": self.optimal,
+            "random": self.random,
+            "versions": self.versions,
+        }
+
+
+def held_out_tasks(
+    env: str, count: int, options: Mapping[str, Any] | None = None, *, fewer: bool = False
+) -> np.ndarray:
+    """The first `count` of the tasks that `scanrl collect` keeps out of histories, int64; all of them if `fewer`.
+
+    Raises:
+        DataError: the environment is none of ours, or has fewer and that is not allowed.
+    """
+    family = _family(env, options or {})
+    if family is None:
+        raise DataError(f"{env}: tasks: expected their numbers (which tasks were trained on is not known), got none")
+    _, found = family.split()
+    if not 1 <= count <= len(found) and not fewer:
+        raise DataError(f"{env}: tasks: expected 1 to {len(found)} held-out ones, got {count}")
+    return found[:count]
+
+
+def play_tasks(
+    actor: Actor,
+    env: str,
+    tasks: Sequence[int] | np.ndarray,
+    *,
+    episodes: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Trajectory]]:
+    """Plays `episodes` episodes of each task, one row for each task from its first episode to its last.
+
+    The actor is reset once, at the beginning. At the start of an episode its row is flagged `first` and the reward is
+    what the last action of the episode before earned: a `Policy` needs `forget="task"` to remember that episode.
+
+    Args:
+        actor: chooses the actions.
+        env: Gymnasium id; the environment is made with `task=...`.
+        tasks: their numbers.
+        episodes: how many of each task.
+        seed: of the initial states.
+        options: further options of the environment.
+        progress: called with the number of finished episodes.
+
+    Returns:
+        For each task its episodes in order.
+
+    Raises:
+        DataError: no task or episode, or an environment that cannot be made with a task.
+        RolloutError: it fails while running.
+    """
+    if len(tasks) < 1 or episodes < 1:
+        raise DataError(f"play_tasks: expected at least one task and one episode, got {len(tasks)} and {episodes}")
+    rows: list[_Row] = []
+    try:
+        for task in tasks:
+            rows.append(_Row(make_with(env, {**(options or {}), "task": int(task)}), None, None))
+        return _play(actor, rows, episodes, seed, progress)
+    finally:
+        for row in rows:
+            row.env.close()
+
+
+def _play(
+    actor: Actor, rows: Sequence[_Row], episodes: int, seed: int, progress: Callable[[int], None] | None
+) -> list[list[Trajectory]]:
+    played: list[list[Trajectory]] = [[] for _ in rows]
+    for index, row in enumerate(rows):
+        row.start(index * episodes, seed)
+    actor.reset(len(rows))
+    while any(row.episode is not None for row in rows):
+        observations = np.stack([row.observation for row in rows])
+        rewards = np.array([row.reward for row in rows], np.float32)
+        actions = actor.act(observations, rewards, np.array([row.first for row in rows]))
+        for row, action, own in zip(rows, actions, played, strict=True):
+            if row.episode is None or not row.step(action):
+                continue
+            own.append(row.trajectory())
+            following = row.episode + 1 if len(own) < episodes else None
+            earned = row.reward
+            row.start(following, seed)
+            row.reward = earned
+            if progress is not None:
+                progress(sum(map(len, played)))
+    return played
+
+
+def score_tasks(
+    actor: Any,
+    env: str,
+    tasks: Sequence[int] | np.ndarray,
+    *,
+    episodes: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[TaskScores, list[list[Trajectory]]]:
+    """`play_tasks`, and the returns beside those of a random and of the optimal policy."""
+    played = play_tasks(actor, env, tasks, episodes=episodes, seed=seed, options=options)
+    family, optimal, random = _family(env, options or {}), None, None
+    numbers = np.asarray(tasks, np.int64)
+    if family is not None:
+        optimal = float(family.optimal_returns(numbers).mean())
+        random = float(family.random_returns(max(1, _RANDOM_STEPS // family.horizon)).mean())
+    scores = TaskScores(
+        returns=np.array([[episode.total_reward for episode in own] for own in played]),
+        tasks=numbers,
+        env_id=env,
+        context=getattr(actor, "context", 0),
+        seed=seed,
+        optimal=optimal,
+        random=random,
+        versions=library_versions(),
+    )
+    return scores, played
+
+
+_RANDOM_STEPS = 2_000_000
+
+
+def _family(env: str, options: Mapping[str, Any]) -> Any:
+    made = make_with(env, options)
+    try:
+        return made.unwrapped.family if isinstance(made.unwrapped, TaskEnv) else None
+    finally:
+        made.close()

@@ -1,0 +1,110 @@
+"""`collect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from scanrl.types import DataError
+from scanrl.verbs.options import OutPath, check
+
+if TYPE_CHECKING:
+    from scanrl.data import Dataset
+
+__all__ = ["collect"]
+
+
+def collect(
+    out: OutPath,
+    env: str | None = None,
+    policy: str = "random",
+    episodes: int = 100,
+    histories: bool = False,
+    learner: str = "q",
+    tasks: int = 60,
+    steps: int = 1_000_000,
+    history_episodes: int | None = None,
+    replay: str | None = None,
+    order: Literal["recorded", "return"] = "recorded",
+    env_options: tuple[str, ...] = (),
+    seed: int = 0,
+    num_envs: int = 16,
+    overwrite: bool = False,
+) -> int:
+    """Record episodes of a policy, or with --histories what learners live through on many tasks, as a store.
+
+    Args:
+        out: the folder to write.
+        env: Gymnasium id; ours are Darkroom-v0, DarkroomHard-v0, DarkroomDynamic-v0, KeyToDoor-v0, TMaze-v0 and more.
+        policy: random, a run folder, or sb3:FILE.zip, a model of Stable-Baselines3 named after its algorithm.
+        episodes: episodes of the policy.
+        histories: record learners instead of a policy: ordered episodes of each, task by task.
+        learner: q (tabular Q-learning) or noise (the optimal policy with ever fewer random actions) on our own
+            environments; a2c, ddpg, dqn, ppo, sac or td3 of Stable-Baselines3 on any.
+        tasks: tasks to learn, of those that are not held out; another environment than ours is made with task=0, 1, ...
+        steps: environment steps per task.
+        history_episodes: episodes of the full horizon after which the next learner of q or noise starts afresh.
+        replay: make one history of this dataset's episodes instead, a recording of somebody who learned.
+        order: of the episodes of --replay: as recorded, or ascending by return.
+        env_options: options of the environment, e.g. size=17 start=corner.
+        seed: of everything random.
+        num_envs: environments stepped side by side for a policy.
+        overwrite: replace a store that is already there.
+    """
+    check("collect", 1, episodes=episodes, tasks=tasks, steps=steps, num_envs=num_envs)
+    check("collect", 0, seed=seed)
+    if history_episodes is not None:
+        check("collect", 1, history_episodes=history_episodes)
+    if (env is None) == (replay is None):
+        raise DataError(f"collect: expected --env or --replay, got {'neither' if env is None else 'both'}")
+    if replay is not None and not histories:
+        raise DataError("collect: --replay: expected --histories with it, got none")
+    from scanrl.data.store import check_target, write_store
+
+    check_target(out, overwrite)  # before the work and not after
+    if env is None:
+        dataset = _replayed(str(replay), order)
+    elif histories:
+        dataset = _learned(env, learner, tasks, steps, history_episodes, seed, _options(env_options))
+    else:
+        dataset = _played(env, policy, episodes, seed, num_envs, _options(env_options))
+    write_store(dataset, out, overwrite=overwrite)
+    of = "" if dataset.tasks is None else f" of {len(set(dataset.tasks.tolist()))} tasks"
+    print(f"{out}: {len(dataset)} episodes{of}, {dataset.steps} steps, mean return {dataset.returns.mean():.4g}")
+    return 0
+
+
+def _replayed(uri: str, order: Literal["recorded", "return"]) -> Dataset:
+    from scanrl.data import load
+    from scanrl.data.histories import replay_history
+
+    return replay_history(load(uri), order)
+
+
+def _learned(
+    env: str, learner: str, tasks: int, steps: int, episodes: int | None, seed: int, options: dict[str, Any]
+) -> Dataset:
+    from scanrl.collecting import collect_histories
+
+    return collect_histories(env, learner, tasks=tasks, steps=steps, episodes=episodes, seed=seed, options=options)
+
+
+def _played(env: str, policy: str, episodes: int, seed: int, num_envs: int, options: dict[str, Any]) -> Dataset:
+    from scanrl.collecting import collect_episodes
+
+    return collect_episodes(env, policy, episodes=episodes, seed=seed, num_envs=num_envs, options=options)
+
+
+def _options(words: tuple[str, ...]) -> dict[str, Any]:
+    """`size=17` as the number, `start=corner` as the word."""
+    from yaml import YAMLError, safe_load
+
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        try:
+            found[name] = safe_load(value)
+        except YAMLError:
+            equals = ""
+        if not (name.isidentifier() and equals and value):
+            raise DataError(f"collect: --env-options: expected name=value, got {word!r}")
+    return found
