@@ -15,7 +15,7 @@ from scanrl.envs.options import make_with
 from scanrl.envs.task_env import TaskEnv
 from scanrl.evaluation import library_versions
 from scanrl.intervals import bootstrap_interval
-from scanrl.rollout import Actor, _Row
+from scanrl.rollout import Actor, _checked, _Row
 from scanrl.types import Context, DataError, Trajectory
 
 __all__ = ["TaskScores", "held_out_tasks", "play_tasks", "score_tasks"]
@@ -156,7 +156,7 @@ def _play(
     while any(row.episode is not None for row in rows):
         observations = np.stack([row.observation for row in rows])
         rewards = np.array([row.reward for row in rows], np.float32)
-        actions = actor.act(observations, rewards, np.array([row.first for row in rows]))
+        actions = _checked(actor.act(observations, rewards, np.array([row.first for row in rows])), rows)
         for row, action, own in zip(rows, actions, played, strict=True):
             if row.episode is None or not row.step(action):
                 continue

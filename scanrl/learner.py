@@ -86,6 +86,11 @@ class Learner:
             self.carried = self._replayed.state  # which every update writes over
         self.step = self.saved = 0
 
+    @property
+    def _with_goals(self) -> bool:
+        """Whether the model is also trained towards the valuable states ahead."""
+        return self.run.config.model.subgoal_steps > 0
+
     def _sampler(self) -> WindowSampler | EpisodeSampler | HistorySampler:
         settings = self.settings
         if settings.sequences == "histories":
@@ -96,6 +101,7 @@ class Learner:
                 settings.seed,
                 order=settings.context_order,
                 stride=settings.context_stride,
+                goals=self._with_goals,
             )
         sampler = EpisodeSampler if self.episodes else WindowSampler
         return sampler(self.training, self.run.config.model.context, settings.batch_size, settings.seed)
@@ -192,11 +198,12 @@ class Learner:
     def validate(self) -> dict[str, float]:
         """Mean loss over all held-out steps, each seen once in a window; and, where the model has a memory, with the
         state carried through whole episodes, which is what a policy with `context="recurrent"` sees. Of learning
-        histories the loss over some contexts."""
+        histories the mean over some contexts."""
         assert self.held_out is not None
         context, batch_size = self.run.config.model.context, 4 * self.settings.batch_size
         if self.settings.sequences == "histories":
-            contexts = iterate_histories(self.held_out, self.settings.context_episodes, batch_size, most=CONTEXTS)
+            size = self.settings.context_episodes
+            contexts = iterate_histories(self.held_out, size, batch_size, most=CONTEXTS, goals=self._with_goals)
             return {"val/loss": self._mean_loss(contexts)}
         found = {"val/loss": self._mean_loss(iterate_windows(self.held_out, context, batch_size))}
         if self.remembers:

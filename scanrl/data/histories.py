@@ -83,6 +83,8 @@ class HistorySampler:
         curriculum: Curriculum | None = None,
         goals: bool = False,
     ) -> None:
+        if dataset.spec.is_image:
+            raise DataError(f"{dataset.name}: observations: expected vectors in learning histories, got images")
         sizes = {"episodes": episodes, "batch_size": batch_size, "stride": stride}
         for name, size in {**sizes, **(curriculum._asdict() if curriculum else {})}.items():
             if size < 1:

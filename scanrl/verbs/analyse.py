@@ -125,4 +125,5 @@ def _window(dataset: Dataset, episode: int, start: int, steps: int) -> Batch:
 
     end = min(start + steps, length)
     batch = next(iterate_episodes(dataset.select([episode]), end, 1))
-    return Batch(*(x[:, start:end] if x.numel() else x for x in batch))
+    # Images that a step sees several of stand before the first step: more columns than steps.
+    return Batch(*(x[:, start : end + x.shape[1] - batch.mask.shape[1]] if x.numel() else x for x in batch))
