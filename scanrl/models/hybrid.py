@@ -68,6 +68,7 @@ class HybridState(NamedTuple):
     goal: Tensor  # (B, Z)
     reward: Tensor  # (B,) float64: earned since the segment began, raw units
     step: Tensor  # (B,) int64: steps of the segment so far; c before the first
+    tail: Tensor  # (B, D): with merged tokens, what the next one has so far
 
 
 class HybridModel(nn.Module):
@@ -98,13 +99,17 @@ class HybridModel(nn.Module):
             raise DataError(f"model.layout: expected an r and no R beside sub-goals, got {config.layout!r}")
         if spec.is_image:
             raise DataError(f"model.subgoal_steps: expected 0 with pictures, got {config.subgoal_steps}")
+        if config.time_embedding:
+            raise DataError("model.time_embedding: expected false beside sub-goals, which come with a place, got true")
+        if config.merged and config.subgoal_prefix:
+            raise DataError("model.subgoal_prefix: expected false beside merged tokens, got true")
         self.config, self.spec, self.stats = config, spec, stats
         goal, width = config.subgoal_size, config.width
         # The executor's attention reaches back to the start of its segment, and no further.
-        inner = replace(config, context=config.subgoal_steps + 1, layout="R" + config.layout, time_embedding=False)
+        inner = replace(config, context=config.subgoal_steps + 1, layout="R" + config.layout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.tokens = Tokens(replace(config, time_embedding=False), spec, stats)
+            self.tokens = Tokens(config, spec, stats)
             self.place = nn.Embedding(config.subgoal_steps, width)  # of a step in its segment
             self.of_goal = nn.Linear(goal, width)
             self.goal_norm = nn.LayerNorm(width)
@@ -171,16 +176,21 @@ class HybridModel(nn.Module):
         n, (rows, count, c) = len(goals), cut.steps.shape
         columns = {"s": batch.observations, "a": batch.actions, "r": batch.rewards}
         places = torch.arange(c, device=cut.steps.device).expand(rows * count, c)
-        own = [
-            self._token(letter, cut.gather(columns[letter]).flatten(0, 1), places) for letter in self.config.layout
-        ]  # each (B * S, c, D)
-        steps = torch.stack(own, 2).expand(n, -1, -1, -1, -1).flatten(0, 1)  # (n * B * S, c, M, D)
-        goal = self._goal_token(goals.flatten(0, 2))
-        if self.config.subgoal_prefix:
-            tokens, start, period = torch.cat([goal[:, None], steps.flatten(1, 2)], 1), 1, len(own)
+        values = {letter: cut.gather(columns[letter]).flatten(0, 1) for letter in self.config.layout}
+        goal = self._goal_token(goals.flatten(0, 2))  # (n * B * S, D)
+        if self.config.merged:
+            tails = self.tokens.summed([(x, values[x]) for x in self.config.layout if x != "s"], places)
+            steps = self.tokens.summed([("s", values["s"])], places) + nn.functional.pad(tails[:, :-1], (0, 0, 1, 0))
+            own = self._merged(steps, places).expand(n, -1, -1, -1).flatten(0, 1)
+            tokens, start, period = own + goal[:, None], 0, 1
         else:
-            tokens = torch.cat([goal[:, None, None].expand(-1, c, 1, -1), steps], 2).flatten(1, 2)
-            start, period = 1, len(own) + 1
+            own = torch.stack([self._token(letter, values[letter], places) for letter in self.config.layout], 2)
+            steps = own.expand(n, -1, -1, -1, -1).flatten(0, 1)  # (n * B * S, c, M, D)
+            start, period = 1, steps.shape[2] + (not self.config.subgoal_prefix)
+            if self.config.subgoal_prefix:
+                tokens = torch.cat([goal[:, None], steps.flatten(1, 2)], 1)
+            else:
+                tokens = torch.cat([goal[:, None, None].expand(-1, c, 1, -1), steps], 2).flatten(1, 2)
         hidden, _ = self.stack(tokens)
         return self.norm(hidden[:, start::period][:, :c]).unflatten(0, (n, rows, count))
 
@@ -195,26 +205,38 @@ class HybridModel(nn.Module):
             weight.new_zeros(batch, self.config.subgoal_size),
             torch.zeros(batch, dtype=torch.float64, device=weight.device),
             torch.full((batch,), self.config.subgoal_steps, device=weight.device),
+            weight.new_zeros(batch, self.config.width),
         )
 
     def feed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor, state: State) -> tuple[Tensor, State]:
         """Some tokens of one step of every stream, as `DecisionModel.feed`; a segment begins with an observation."""
         state = cast(HybridState, state)
-        hidden = self.norm.weight.new_zeros(len(timesteps), self.config.width)
+        hidden = state.tail
         for letter, values in tokens:
             if letter == "s":
                 state = self._begin(values, timesteps, state)
             elif letter == "r":
                 state = state._replace(reward=state.reward + values)
-            # The place of a tail token is that of the last step, which has been counted.
-            place = state.step - int(letter != "s")
-            chunk = [self._token(letter, values[:, None], place.clamp(0, self.config.subgoal_steps - 1)[:, None])]
-            if letter == "s" and not self.config.subgoal_prefix:
-                chunk.insert(0, self._goal_token(state.goal)[:, None])
-            out, executor = self.stack(torch.cat(chunk, 1), state.executor)
-            hidden = out[:, -1]
-            state = state._replace(executor=executor, step=state.step + int(letter == "s"))
+            hidden, state = self._act(letter, values, state)
         return hidden, state
+
+    def _act(self, letter: str, values: Tensor, state: HybridState) -> tuple[Tensor, HybridState]:
+        """The executor's output `(B, D)` at a token; a merged one comes with its observation."""
+        seen = letter == "s"
+        # The place of a tail token is that of the last step, which has been counted.
+        places = (state.step - int(not seen)).clamp(0, self.config.subgoal_steps - 1)
+        if self.config.merged:
+            total = state.tail + self.tokens.summed([(letter, values)], places)
+            if not seen:
+                return total, state._replace(tail=total)
+            chunk = [self._merged(total, places) + self._goal_token(state.goal)]
+        else:
+            chunk = [self._token(letter, values, places)]
+            if seen and not self.config.subgoal_prefix:
+                chunk.insert(0, self._goal_token(state.goal))
+        out, executor = self.stack(torch.stack(chunk, 1), state.executor)
+        after = state._replace(executor=executor, step=state.step + int(seen), tail=torch.zeros_like(state.tail))
+        return out[:, -1], after
 
     def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions in environment units from the stack's output `(B, D)` at an observation token."""
@@ -234,7 +256,7 @@ class HybridModel(nn.Module):
         executor = self.stack.initial_state(len(new))
         if self.config.subgoal_prefix:
             _, executor = self.stack(self._goal_token(goal)[:, None], executor)
-        begun = HybridState(planner, executor, goal, torch.zeros_like(state.reward), torch.zeros_like(state.step))
+        begun = HybridState(planner, executor, goal, *(torch.zeros_like(x) for x in state[3:]))
         return cast(HybridState, replace_rows(state, new, begun))
 
     # ------------------------------------------------------------------- parts
@@ -245,8 +267,12 @@ class HybridModel(nn.Module):
         )
 
     def _token(self, letter: str, values: Tensor, places: Tensor) -> Tensor:
-        """Tokens `(n, t, D)` of values `(n, t, ...)` at places `(n, t)` of their segment."""
+        """Tokens `(..., D)` of values at places `(...)` of their segment."""
         return self.tokens.embed(letter, values, places) + self.place(places)
+
+    def _merged(self, total: Tensor, places: Tensor) -> Tensor:
+        """The same, from the sums `(..., D)` of their parts."""
+        return self.tokens.merge(total, places) + self.place(places)
 
     def _goal_token(self, goals: Tensor) -> Tensor:
         return self.goal_norm(self.of_goal(goals))
@@ -267,7 +293,7 @@ class _Planner(nn.Module):
         self.reward, self.new = nn.Linear(1, width), nn.Linear(1, width)
         self.observation = nn.Linear(spec.observation_size, width)
         self.token_norm = nn.LayerNorm(width)
-        inner = replace(config, pattern=config.planner, layout="s" if self.merged else "sar", time_embedding=False)
+        inner = replace(config, pattern=config.planner, layout="s" if self.merged else "sar", merged=False)
         self.stack = Stack(inner, MIXERS)
         self.norm = nn.LayerNorm(width)
         self.moments = nn.Linear(width, 2 * config.subgoal_size)

@@ -161,8 +161,6 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.merged and self.subgoal_steps:
-            raise DataError("model.merged: expected false beside sub-goals, got true")
         if self.subgoal_steps < 0:
             raise DataError(f"model.subgoal_steps: expected at least 0, got {self.subgoal_steps}")
         if not 0.0 <= self.dropout < 1.0:

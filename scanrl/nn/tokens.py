@@ -80,8 +80,8 @@ class Tokens(nn.Module):
         return self.summed(last, batch.timesteps[:, -1])
 
     def summed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor) -> Tensor:
-        """The part of a merged token `(B, D)` that these letters make, from raw values `(B, ...)`."""
-        nothing = self.observation_std.new_zeros(len(timesteps), self.width)
+        """The part of merged tokens `(..., D)` that these letters make, from raw values at `timesteps` `(...)`."""
+        nothing = self.observation_std.new_zeros(*timesteps.shape, self.width)
         return sum((self._raw(letter, values, timesteps) for letter, values in tokens), nothing)
 
     def merge(self, total: Tensor, timesteps: Tensor) -> Tensor:

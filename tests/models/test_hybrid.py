@@ -30,6 +30,8 @@ FORMS = [
     {"subgoal_prefix": True},
     {"planner_tokens": "separate"},
     {"layout": "sra"},
+    {"merged": True},
+    {"merged": True, "planner_tokens": "separate"},
     {"planner": "mamba mlp", "pattern": "mamba*2"},
 ]
 EPISODES = [[7, 20, 3], [20, 20], [1, 1, 13]]
@@ -216,6 +218,8 @@ def test_rows_restart_by_replacing_their_state() -> None:
         ({"subgoal_steps": 0}, "model.subgoal_steps: expected at least 1"),
         ({"layout": "Rsar"}, "model.layout: expected"),
         ({"layout": "sa"}, "model.layout: expected"),
+        ({"time_embedding": True}, "model.time_embedding: expected false"),
+        ({"merged": True, "subgoal_prefix": True}, "model.subgoal_prefix: expected false"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, problem) -> None:
