@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scanrl.config import from_values, to_values
 from scanrl.folder import MANIFEST, Writer, verify_folder, write_folder
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import Model, build_model
 from scanrl.nn import ModelConfig
 from scanrl.stats import Stats
 from scanrl.types import CorruptFile, DataError, Spec
@@ -63,13 +63,13 @@ class Checkpoint:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
 
-    def model(self) -> DecisionModel:
+    def model(self) -> Model:
         """The network with these weights.
 
         Raises:
             CorruptFile: a tensor is missing, unknown, or of another shape or type; the message names it.
         """
-        model = DecisionModel(self.config, self.spec, self.stats)
+        model = build_model(self.config, self.spec, self.stats)
         expected = model.state_dict()
         for name in sorted(expected.keys() | self.weights.keys()):
             wanted, found = _describe(expected.get(name)), _describe(self.weights.get(name))
@@ -82,7 +82,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     step: int,
-    model: DecisionModel,
+    model: Model,
     about: dict[str, Any],
     optimizer: dict[str, Tensor],
     progress: dict[str, Any],

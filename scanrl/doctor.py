@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scanrl.kernels import scan_choice
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import build_model
 from scanrl.models.recipes import RECIPES
 from scanrl.stats import Stats
 from scanrl.streams import step_choice
@@ -71,7 +71,7 @@ def _steps() -> dict[str, dict[str, str]]:
     found = {}
     for name, build in RECIPES.items():
         config = replace(build().model, width=8, max_length=1, context=1)
-        found[name] = step_choice(DecisionModel(config, Spec((1,), "continuous", 1), stats))._asdict()
+        found[name] = step_choice(build_model(config, Spec((1,), "continuous", 1), stats))._asdict()
     return found
 
 

@@ -18,7 +18,7 @@ from scanrl.envs import ENVS
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
 from scanrl.in_context import held_out_tasks, score_tasks
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import build_model
 from scanrl.nn import State, map_state, replace_rows
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
 from scanrl.policy import Policy
@@ -61,7 +61,7 @@ class Learner:
         self.run, self.dataset = run, dataset
         self.settings: TrainConfig = run.config.train
         seed = self.settings.seed
-        model = DecisionModel(run.config.model, dataset.spec, stats, seed=seed)
+        model = build_model(run.config.model, dataset.spec, stats, seed=seed)
         self.model = model.to(self.settings.device).train()
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, seed) if held_out else (dataset, None)
@@ -69,6 +69,9 @@ class Learner:
         share = self.settings.top_fraction
         self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
         self.episodes = self.settings.sequences == "episodes"
+        if self._with_goals and self.settings.sequences != "histories":
+            wanted = f"expected histories for a model with sub-goals, got {self.settings.sequences}"
+            raise DataError(f"train.sequences: {wanted}")
         self.sampler = self._sampler()
         self.remembers = bool(leaves(self.model.initial_state(1)))
         if self.episodes and not self.remembers:
@@ -177,7 +180,7 @@ class Learner:
 
     def loss(self, batch: Batch) -> Tensor:
         """What an update makes smaller, of a batch on the run's device; also of all seeds at once in `Stacked`."""
-        return self.model.loss(batch, half=self._half())
+        return self.model.loss(batch, half=self._half(), final_weight=self.settings.final_weight)
 
     def _loss_from(self, carried: State, batch: Batch, first: Tensor) -> tuple[Tensor, State]:
         """The same with whole episodes, and the state after, through which no gradient flows."""

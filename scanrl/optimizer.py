@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scanrl.checkpoint import Checkpoint
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import Model
 from scanrl.nn import Mixer
 from scanrl.settings import TrainConfig
 from scanrl.types import CorruptFile
@@ -16,7 +16,7 @@ from scanrl.types import CorruptFile
 __all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors", "set_learning_rate"]
 
 
-def adamw(model: DecisionModel, settings: TrainConfig) -> torch.optim.AdamW:
+def adamw(model: Model, settings: TrainConfig) -> torch.optim.AdamW:
     """AdamW in two groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023)."""
     exempt = {id(m.get_parameter(n)) for m in model.modules() if isinstance(m, Mixer) for n in m.undecayed}
     groups = [
@@ -50,7 +50,7 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
     return settings.learning_rate * rise * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: Model) -> dict[str, Tensor]:
     """The optimiser's moments by parameter name, so that order and grouping may change."""
     return {
         f"{key}/{name}": torch.as_tensor(value).detach().cpu().clone()
@@ -59,7 +59,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: DecisionModel) ->
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, model: DecisionModel, checkpoint: Checkpoint) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, model: Model, checkpoint: Checkpoint) -> None:
     """Take over the moments a checkpoint holds.
 
     Raises:

@@ -19,7 +19,7 @@ import torch
 
 from scanrl.checkpoint import load_checkpoint
 from scanrl.kernels import ScanChoice
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import Model
 from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
 from scanrl.structure import flat_observations, structured_actions
 from scanrl.types import Context, DataError, Spec
@@ -51,7 +51,7 @@ class Policy:
 
     def __init__(
         self,
-        model: DecisionModel,
+        model: Model,
         *,
         target_return: float | None = None,
         context: Context = "recurrent",
@@ -62,6 +62,8 @@ class Policy:
     ) -> None:
         predicts = model.config.returns == "predicted"
         elastic = context == "elastic" and predicts
+        if context != "recurrent" and model.config.subgoal_steps:
+            raise DataError(f"context: expected 'recurrent' for a model with sub-goals, got {context!r}")
         if context != "recurrent" and not elastic and (not isinstance(context, int) or context < 1):
             others = "'recurrent', 'elastic' or a number" if predicts else "'recurrent' or a number of steps"
             raise DataError(f"context: expected {others}, got {context!r}")

@@ -15,7 +15,7 @@ from scanrl.data import Dataset
 from scanrl.data.validate import choice_problems
 from scanrl.envs.make import environment_spec
 from scanrl.kernels import scan_choice
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import Model
 from scanrl.settings import TrainConfig
 from scanrl.types import DataError, Spec
 
@@ -83,7 +83,7 @@ def _check_columns(dataset: Dataset, begin: int, lows: Sequence[float], highs: S
     )
 
 
-def warn_of_short_table(model: DecisionModel) -> None:
+def warn_of_short_table(model: Model) -> None:
     """The table is not made to fit on its own: published parameter counts depend on its size."""
     rows, longest = model.config.max_length, model.stats.max_length
     if model.config.time_embedding and longest > rows:

@@ -54,6 +54,9 @@ class TrainConfig:
     top_fraction: float = 1.0
     """Share of the steps to train on: those of the episodes with the highest returns; 1 trains on all. Training and
     held-out episodes are each reduced so by themselves; statistics are of all the data."""
+    final_weight: float = 0.0
+    """Weight of the loss over the last steps of episodes alone, added to the mean over all steps: for tasks in which
+    few steps need the memory."""
     validation: float = 0.1
     """Share of the episodes held out for the validation loss; 0 trains on all."""
     validate_every: int = 0
@@ -81,6 +84,9 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
+        if self.final_weight < 0 or (self.final_weight and self.sequences == "episodes"):
+            wanted = "0 with whole episodes" if self.sequences == "episodes" else "at least 0"
+            raise DataError(f"train.final_weight: expected {wanted}, got {self.final_weight}")
         if not 0 < self.top_fraction <= 1:
             raise DataError(f"train.top_fraction: expected more than 0 and at most 1, got {self.top_fraction}")
         for name in ("warmup", "validation"):
@@ -196,6 +202,8 @@ def check_acting(config: RunConfig) -> None:
     model, acting = config.model, config.eval
     if acting.context == "elastic" and model.returns == "given":
         raise DataError("eval.context: expected recurrent or a number of steps where returns are given, got elastic")
+    if acting.context != "recurrent" and model.subgoal_steps:
+        raise DataError(f"eval.context: expected recurrent for a model with sub-goals, got {acting.context}")
     if acting.targets and not model.takes_target:
         raise DataError(f"eval.targets: expected none (recipe {config.recipe} takes none), got {list(acting.targets)}")
 

@@ -22,7 +22,7 @@ from scanrl.batch import Batch
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted
 from scanrl.kernels import ScanChoice, scan_choice
 from scanrl.kernels.native_step import Code, NativeStep, StaleWeights
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import Model
 from scanrl.nn import State, replace_rows
 from scanrl.nn.program import NoNativeStep
 from scanrl.types import Context
@@ -77,7 +77,7 @@ _ATTEMPTS = 10  # to copy weights that another thread may be changing
 
 
 def begin(
-    model: DecisionModel,
+    model: Model,
     count: int,
     context: Context,
     generator: torch.Generator | None = None,
@@ -106,7 +106,7 @@ def begin(
     return CarriedStreams(model, count, generator)
 
 
-def step_choice(model: DecisionModel, *, sample: bool = False) -> ScanChoice:
+def step_choice(model: Model, *, sample: bool = False) -> ScanChoice:
     """Whether a policy that carries its state steps natively (`native`) or in torch (`reference`), and why.
 
     Native steps need float32 weights on the CPU, the C extension, SCANRL_SCAN not to say otherwise, and a native form
@@ -115,7 +115,7 @@ def step_choice(model: DecisionModel, *, sample: bool = False) -> ScanChoice:
     return _native_code(model, sample=sample)[1]
 
 
-def _native_code(model: DecisionModel, *, sample: bool) -> tuple[Code | None, ScanChoice]:
+def _native_code(model: Model, *, sample: bool) -> tuple[Code | None, ScanChoice]:
     choice = scan_choice("cpu")
     if choice.impl != "native":
         return None, choice
@@ -136,7 +136,7 @@ class NativeStreams(Streams):
     batch have no influence on a result, not even on its rounding.
     """
 
-    def __init__(self, model: DecisionModel, count: int, generator: torch.Generator | None, code: Code) -> None:
+    def __init__(self, model: Model, count: int, generator: torch.Generator | None, code: Code) -> None:
         self._model, self._generator, self.count = model, generator, count
         self._native = NativeStep(code, count)
         self._return_in_head = "R" in model.config.layout[: code.head]
@@ -177,7 +177,7 @@ class NativeStreams(Streams):
 class CarriedStreams(Streams):
     """Streams whose state is carried by the modules' own forward, on any device: what `NativeStreams` must equal."""
 
-    def __init__(self, model: DecisionModel, count: int, generator: torch.Generator | None) -> None:
+    def __init__(self, model: Model, count: int, generator: torch.Generator | None) -> None:
         self._model, self._generator, self.count = model, generator, count
         with torch.inference_mode():
             self._state = self._initial = model.initial_state(count)
@@ -208,7 +208,7 @@ class ReplayedStreams(Streams):
         state: where they go on from; `None` is the beginning.
     """
 
-    def __init__(self, model: DecisionModel, count: int, state: State | None = None) -> None:
+    def __init__(self, model: Model, count: int, state: State | None = None) -> None:
         self.model, self.count = model, count
         device = model.norm.weight.device
         with torch.inference_mode():
@@ -236,7 +236,7 @@ class ReplayedStreams(Streams):
         return (self.model.decide(hidden),), state
 
 
-def _carry(model: DecisionModel, initial: State, state: State, values: dict[str, Tensor]) -> tuple[Tensor, State]:
+def _carry(model: Model, initial: State, state: State, values: dict[str, Tensor]) -> tuple[Tensor, State]:
     """The stack's output `(B, D)` where the action of a step is read, and the state after it."""
     layout = model.config.layout
     seen, head = layout.index("s") + 1, model.config.head_letters
@@ -266,7 +266,7 @@ class WindowStreams(Streams):
 
     def __init__(
         self,
-        model: DecisionModel,
+        model: Model,
         count: int,
         context: int | Literal["elastic"],
         generator: torch.Generator | None,
@@ -369,7 +369,7 @@ def _finite(x: Step) -> bool:
     return bool(np.isfinite(x.observation).all() and np.isfinite(x.reward).all())
 
 
-def _tensors(x: Step, model: DecisionModel, device: torch.device) -> dict[str, Tensor]:
+def _tensors(x: Step, model: Model, device: torch.device) -> dict[str, Tensor]:
     """The step on a device, its real numbers in the model's precision."""
     dtype = model.norm.weight.dtype
     tensors = ((name, torch.from_numpy(values)) for name, values in x._asdict().items())

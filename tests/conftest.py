@@ -15,6 +15,7 @@ from hypothesis import settings
 from scanrl.batch import Batch
 from scanrl.data import Dataset
 from scanrl.kernels import native
+from scanrl.models.recipes import RECIPES
 from scanrl.stats import Stats
 from scanrl.types import Spec, Trajectory
 
@@ -32,6 +33,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 BOX = Spec((5,), "continuous", 2, (-1.0, -2.0), (1.0, 4.0))
 CHOICE = Spec((5,), "discrete", 3)
+
+
+SEQUENCE_RECIPES = [name for name, build in RECIPES.items() if build().model.subgoal_steps == 0]
+"""Those that are one network; the one with sub-goals has laws of its own (tests/models/test_hybrid.py)."""
 
 
 def make_stats(spec: Spec) -> Stats:

@@ -14,16 +14,16 @@ from scanrl import streams
 from scanrl.batch import Batch
 from scanrl.kernels import ScanChoice, native
 from scanrl.models.decision import DecisionModel
-from scanrl.models.recipes import RECIPES, recipe
+from scanrl.models.recipes import recipe
 from scanrl.nn import ModelConfig
 from scanrl.policy import Policy
 from scanrl.types import Context, DataError, Spec
-from tests.conftest import BOX, CHOICE, make_stats
+from tests.conftest import BOX, CHOICE, SEQUENCE_RECIPES, make_stats
 
 CONTEXT = 10
 WAYS: list[Context] = ["recurrent", CONTEXT]
 LAYOUTS = ["Rsa", "sar", "sa", "s", "sRa", "Rsar"]
-CASES = [(name, "", BOX) for name in RECIPES]
+CASES = [(name, "", BOX) for name in SEQUENCE_RECIPES]
 CASES += [("dmm-dc", layout, BOX) for layout in LAYOUTS] + [("dt", layout, BOX) for layout in LAYOUTS]
 CASES += [("dmm-dl", "", CHOICE), ("dt", "sar", CHOICE)]
 CASES += [("ds4", layout, BOX) for layout in ("sar", "sRar", "Rs")] + [("ds4", "Rsar", CHOICE)]

@@ -15,7 +15,7 @@ from scanrl.graphs import leaves
 from scanrl.kernels import native, native_mamba
 from scanrl.learner import Learner
 from scanrl.models.decision import DecisionModel
-from scanrl.models.recipes import RECIPES, recipe
+from scanrl.models.recipes import recipe
 from scanrl.nn import MIXERS, ModelConfig, map_state, replace_rows
 from scanrl.nn.local import LocalLinear
 from scanrl.policy import Policy
@@ -26,7 +26,7 @@ from scanrl.stacked import stacking_pays
 from scanrl.stats import Stats
 from scanrl.training import resume, train
 from scanrl.types import CorruptFile, DataError
-from tests.conftest import BOX, CHOICE, make_dataset, make_stats
+from tests.conftest import BOX, CHOICE, SEQUENCE_RECIPES, make_dataset, make_stats
 from tests.runs import CARTPOLE, DT, HALF, TINY, fit, outcome, stopped
 from tests.test_checkpoint import reseal
 from tests.test_graphs import DirectCalls
@@ -69,7 +69,7 @@ def small(name: str) -> ModelConfig:
 
 
 CUT = [(config, chunk) for config in CASES.values() for chunk in (1, 4, 40)]
-CUT += [(small(name), 4) for name in RECIPES if name not in ("bc", "bc10")]
+CUT += [(small(name), 4) for name in SEQUENCE_RECIPES if name not in ("bc", "bc10")]
 
 
 @pytest.mark.parametrize(("config", "chunk"), CUT)

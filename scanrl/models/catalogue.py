@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scanrl.models.decision import DecisionModel
+from scanrl.models.build import build_model
 from scanrl.models.recipes import RECIPES
 from scanrl.stats import Stats
 from scanrl.types import ActionKind, Spec
@@ -23,7 +23,7 @@ def parameter_count(
     zeros = np.zeros(observations, np.float32)
     bounds = np.ones(actions, np.float32)
     stats = Stats(zeros, zeros + 1, 1.0, -bounds, bounds, 1, 1.0, 1.0)
-    return DecisionModel(config, Spec((observations,), kind, actions), stats).parameter_count()
+    return build_model(config, Spec((observations,), kind, actions), stats).parameter_count()
 
 
 def catalogue(observations: int, actions: int, kind: ActionKind = "continuous") -> list[dict[str, Any]]:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from scanrl.batch import Batch
+from scanrl.kernels.native_step import Code
 from scanrl.models.decision import head_for
 from scanrl.nn import MIXERS, ModelConfig, Stack, State, Tokens, replace_rows
+from scanrl.nn.program import NoNativeStep
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
@@ -164,6 +166,11 @@ class HybridModel(nn.Module):
                 total = total + final_weight * self.head.loss(h.flatten(0, 1), actions, (mask & last).flatten(0, 1))
         return total / len(masks)
 
+    def loss_from(self, state: State | None, batch: Batch, half: torch.dtype | None = None) -> tuple[Tensor, State]:
+        """`loss` of contexts that each begin a stream; they are held-out ones, and no state goes on from them."""
+        assert state is None
+        return self.loss(batch, half), ()
+
     def _valuable(self, batch: Batch, cut: Segments) -> tuple[Tensor, Tensor]:
         """Pictures of the valuable states `(B, S, Z)`, and whether anything is earned on the way there `(B, S)`."""
         if not batch.goals.numel():
@@ -241,6 +248,10 @@ class HybridModel(nn.Module):
     def decide(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions in environment units from the stack's output `(B, D)` at an observation token."""
         return self.tokens.unscale_actions(self.head.act(self.norm(hidden), generator))
+
+    def lower(self, *, sample: bool = False) -> Code:
+        """Raises NoNativeStep: the planner's part of a step is not taken each time."""
+        raise NoNativeStep("the step of a model with sub-goals is not one program")
 
     def _begin(self, observations: Tensor, timesteps: Tensor, state: HybridState) -> HybridState:
         """A new segment in the rows where one is due; the planner runs only if there is such a row."""

@@ -150,6 +150,32 @@ def ad_mamba() -> Recipe:
     return _distillation("mamba", "Huang et al. 2024, arXiv 2406.00079")
 
 
+def dmh() -> Recipe:
+    """Decision Mamba-Hybrid: Mamba makes sub-goals from a long history, a transformer acts on each for some steps.
+
+    Departures: width 64, sub-goals of 32 entries, two layers of the transformer (the paper: 128, 128, three with three
+    heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 5 steps, the paper's number for grid
+    worlds (it has 20 elsewhere); one token per step for the transformer and one per sub-goal for Mamba (the paper:
+    four and three); contexts in the order of learning, from anywhere in a history (sorted by return there:
+    `train.context_order return`); torch's initialisation; sub-goals drawn while training, their mean when acting.
+
+    Reference: Huang et al. 2024, arXiv 2406.00079.
+    """
+    model = ModelConfig(
+        pattern="(attention mlp)*2",
+        layout="sar",
+        merged=True,
+        width=64,
+        heads=4,
+        context=200,
+        subgoal_steps=5,
+        subgoal_size=32,
+        planner="(mamba mlp)*2",
+    )
+    chosen = _distillation("attention", "Huang et al. 2024, arXiv 2406.00079")
+    return replace(chosen, model=model)
+
+
 METAMAMBA_RATE = 5e-3  # between 3e-3 and 1e-2, both better than 1e-3 in held-out loss on Hopper (docs/log.md)
 
 
@@ -340,6 +366,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "reinformer-mamba": reinformer_mamba,
     "ad": ad,
     "ad-mamba": ad_mamba,
+    "dmh": dmh,
 }
 
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from scanrl.batch import Batch
 from scanrl.kernels import native
 from scanrl.models.decision import DecisionModel
-from scanrl.models.recipes import RECIPES, recipe
+from scanrl.models.recipes import recipe
 from scanrl.nn import HEADS, MIXERS, Mixer, ModelConfig
 from scanrl.nn.config import InnerMixer
 from scanrl.policy import Policy
 from scanrl.streams import CarriedStreams, NativeStreams, Step, Streams, begin, step_choice
 from scanrl.types import DataError, Spec
-from tests.conftest import BOX, CHOICE, make_stats
+from tests.conftest import BOX, CHOICE, SEQUENCE_RECIPES, make_stats
 
 extension, why = native.extension()
 pytestmark = pytest.mark.skipif(extension is None, reason=why)
@@ -33,7 +33,7 @@ TOLERANCE = 1e-6  # of the largest action, or of 1, the range of the heads
 INNER: tuple[InnerMixer, ...] = ("conv4", "none", "conv", "modal_conv", "dense", "modal_linear")
 IN_TORCH = ("mamba2", "s4d", "gloma", "gloma_shifted")  # mixers without a native form
 NATIVE = [name for name in MIXERS if name not in IN_TORCH]
-MODELS = {name: recipe(name).model for name in RECIPES}
+MODELS = {name: recipe(name).model for name in SEQUENCE_RECIPES}
 NATIVE_RECIPES = [
     name
     for name, m in MODELS.items()

@@ -11,16 +11,16 @@ import torch
 from scanrl.batch import Batch
 from scanrl.data.windows import WindowSampler
 from scanrl.models.decision import DecisionModel
-from scanrl.models.recipes import RECIPES, recipe
+from scanrl.models.recipes import recipe
 from scanrl.nn.mamba import Mamba
 from scanrl.nn.s4d import S4D
 from scanrl.optimizer import adamw
 from scanrl.settings import TrainConfig
 from scanrl.types import DataError
-from tests.conftest import BOX, CHOICE, make_batch, make_dataset, make_stats
+from tests.conftest import BOX, CHOICE, SEQUENCE_RECIPES, make_batch, make_dataset, make_stats
 
-every_recipe = pytest.mark.parametrize("name", list(RECIPES))
-PREDICTING = [name for name in RECIPES if recipe(name).model.returns == "predicted"]
+every_recipe = pytest.mark.parametrize("name", SEQUENCE_RECIPES)
+PREDICTING = [name for name in SEQUENCE_RECIPES if recipe(name).model.returns == "predicted"]
 
 
 def build(name: str, spec=BOX, **changes) -> DecisionModel:
@@ -50,7 +50,7 @@ def test_padding_changes_neither_loss_nor_gradient(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in PREDICTING])
+@pytest.mark.parametrize("name", [name for name in SEQUENCE_RECIPES if name not in PREDICTING])
 def test_loss_is_the_mean_over_valid_entries_only(name: str) -> None:
     model, batch = build(name), make_batch(BOX, 3, 5)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)

@@ -12,6 +12,7 @@ from torch import Tensor
 from scanrl.batch import Batch
 from scanrl.models.hybrid import HybridModel, HybridState, segments
 from scanrl.nn import ModelConfig
+from scanrl.policy import Policy
 from scanrl.types import DataError
 from tests.conftest import BOX, CHOICE, make_stats
 
@@ -230,3 +231,33 @@ def test_a_config_that_makes_no_sense_is_refused(changes, problem) -> None:
 def test_training_towards_valuable_states_needs_them() -> None:
     with pytest.raises(DataError, match="goals"):
         build().loss(make_batch()._replace(goals=torch.empty(0)))
+
+
+def test_a_stream_that_is_played_equals_the_training_forward() -> None:
+    """Through the policy: what it feeds over two episodes of a task is what training reads."""
+    model = build(CHOICE, merged=True).float()
+    policy = Policy(model, forget="task")
+    g = np.random.default_rng(0)
+    seen = g.standard_normal((17, *CHOICE.observation_shape)).astype(np.float32)
+    rewards = g.standard_normal(17).astype(np.float32)
+    first = np.isin(np.arange(17), [0, 9])
+    policy.reset(1)
+    actions = [int(policy.act(seen[t][None], [rewards[t - 1]], first[t : t + 1])[0]) for t in range(17)]
+    timesteps = torch.tensor([*range(9), *range(8)])
+    batch = Batch(
+        observations=torch.from_numpy(seen)[None],
+        actions=torch.tensor(actions)[None],
+        rewards=torch.from_numpy(rewards)[None],
+        returns_to_go=torch.zeros(1, 17),
+        timesteps=timesteps[None],
+        mask=torch.ones(1, 17, dtype=torch.bool),
+    )
+    with torch.no_grad():
+        expected = model.head.act(by_step(model, batch)[0])
+    assert actions == expected.tolist()
+    assert policy.step_choice().impl == "reference"
+
+
+def test_only_a_carried_state_acts_on_sub_goals() -> None:
+    with pytest.raises(DataError, match="context: expected 'recurrent'"):
+        Policy(build(), context=5)

@@ -1,0 +1,23 @@
+"""`build_model`: the network that a config describes, of one of the two classes there are."""
+
+from __future__ import annotations
+
+from scanrl.models.decision import DecisionModel
+from scanrl.models.hybrid import HybridModel
+from scanrl.nn import ModelConfig
+from scanrl.stats import Stats
+from scanrl.types import Spec
+
+__all__ = ["Model", "build_model"]
+
+Model = DecisionModel | HybridModel
+"""What is trained, saved and acted with."""
+
+
+def build_model(config: ModelConfig, spec: Spec, stats: Stats, seed: int = 0) -> Model:
+    """A fresh network: with sub-goals where `config.subgoal_steps` is above 0.
+
+    Raises:
+        DataError: the config makes no network for this kind of observations and actions.
+    """
+    return (HybridModel if config.subgoal_steps else DecisionModel)(config, spec, stats, seed)
