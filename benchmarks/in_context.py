@@ -6,6 +6,8 @@ The history is read as one token per step (layout `s`; a merged token costs the 
 the whole window through torch's SDPA at every step. `cached`: our attention with its sliding cache, through `Policy`.
 `cached in place`: the same in calls of torch on a ring of memory, without the policy's checks. `mamba`:
 the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without the policy's checks.
+`hybrid`: Decision Mamba-Hybrid through `Policy`, a sub-goal every 20 steps, the mean over those steps; its executor
+reads one token per step, or four.
 `s_per_1000` is for 1,000 environment steps; `ratio` the median of `cached in place` over the row's own. Before that,
 each is compared with its model's training forward, and the two caches also with each other after their windows slid.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +31,41 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
 
 from benchmarks.kv_cache import RingTransformer
 from scanrl.bench.equality import require_equal
-from scanrl.bench.models import hopper_model, windows
-from scanrl.bench.timing import heading, measure, print_rows, rows_of
+from scanrl.bench.models import HOPPER, hopper_model, windows
+from scanrl.bench.timing import Timing, heading, measure, print_rows, rows_of
+from scanrl.models.build import build_model
 from scanrl.models.decision import DecisionModel
+from scanrl.models.hybrid import HybridModel
+from scanrl.models.recipes import recipe
 from scanrl.policy import Policy
 
 LAYOUTS = {"1 token a step": "s", "3 tokens a step": "Rsa"}
 PATTERNS = {"attention": "(attention mlp)*3", "mamba": "(mamba mlp)*3"}
 CHECKED, SLID = 12, 4  # steps of the comparison; context of the one in which windows slide
+SUBGOAL = 20  # steps
 
 
 def model(kind: str, layout: str, context: int) -> DecisionModel:
     return hopper_model("dm", pattern=PATTERNS[kind], layout=layout, context=context)
+
+
+def hybrid(layout: str, steps: int = SUBGOAL) -> HybridModel:
+    """At the paper's sizes: width 128, two layers of Mamba, a transformer of three."""
+    sizes = {"width": 128, "subgoal_size": 128, "pattern": "(attention mlp)*3", "planner": "mamba*2"}
+    config = replace(recipe("dmh").model, **sizes, subgoal_steps=steps, merged=layout == "s")  # type: ignore[arg-type]
+    net = build_model(config, HOPPER, hopper_model("bc").stats)
+    assert isinstance(net, HybridModel)
+    return net.eval()
+
+
+def several(act: Callable[[np.ndarray], Any], seen: np.ndarray) -> Callable[[], None]:
+    """As many steps as a sub-goal lasts."""
+
+    def steps() -> None:
+        for _ in range(SUBGOAL):
+            act(seen)
+
+    return steps
 
 
 def play(act: Callable[[np.ndarray], Any], seen: np.ndarray) -> Tensor:
@@ -47,9 +73,9 @@ def play(act: Callable[[np.ndarray], Any], seen: np.ndarray) -> Tensor:
     return torch.stack([torch.as_tensor(act(x)).reshape(-1) for x in seen])
 
 
-def policy_of(net: DecisionModel) -> Callable[[np.ndarray], Any]:
+def policy_of(net: DecisionModel | HybridModel) -> Callable[[np.ndarray], Any]:
     """Acts without rewards, so that the return-to-go stays what it is."""
-    policy = Policy(net, target_return=1000.0 if "R" in net.config.layout else None)
+    policy = Policy(net, target_return=1000.0 if net.config.takes_target else None)
     return policy.act
 
 
@@ -98,6 +124,14 @@ def require_equal_acting(layout: str, context: int) -> None:
             )
             with torch.inference_mode():
                 require_equal(f"{kind}, {name}", [acted], [net.actions(batch)[0]], 1e-4)
+    net = hybrid(layout, SLID)
+    acted = play(policy_of(net), seen)
+    history = {"observations": torch.from_numpy(seen)[None], "actions": acted[None]}
+    batch = windows(1, CHECKED)._replace(**history, rewards=torch.zeros(1, CHECKED))
+    with torch.inference_mode():
+        hidden, _, cut = net(batch)
+        trained = net.tokens.unscale_actions(net.head.act(hidden[cut.valid]))
+    require_equal("the hybrid", [acted], [trained], 1e-4)
     net = model("attention", layout, SLID).eval()
     require_equal("the cache in place", [play(ring_of(net), seen)], [play(policy_of(net), seen)], 1e-4)
 
@@ -126,7 +160,9 @@ def run(case: str, context: int, repeats: int) -> list[dict[str, Any]]:
         "mamba": policy_of(mamba),
     }
     ways = {"recomputed": recomputed(attention, context)} | {name: partial(act, seen) for name, act in acts.items()}
+    ways["hybrid"] = several(policy_of(hybrid(layout)), seen)
     timings = measure(ways, repeats, turn_s=0.3)
+    timings["hybrid"] = Timing(*(x / SUBGOAL for x in timings["hybrid"]))
     seconds = {name: t.median_ms for name, t in timings.items()}  # of 1,000 steps
     return rows_of(case, timings, "cached in place", context=context, s_per_1000=seconds)
 

@@ -102,6 +102,10 @@ def _in_context(case: str, than: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.faster("in context", case, "mamba", than)
 
 
+def _hybrid(case: str, than: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.faster("in context", case, "hybrid", than)
+
+
 def _training(case: str, than: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.faster("training", case, "ours", than)
 
@@ -142,6 +146,12 @@ TARGETS = [
     Target("in context", "3 tokens, than the cache", ">=", 30, "x", _in_context(THREE, "cached")),
     Target("in context", "1 token, than the cache in place", ">=", 30, "x", _in_context(ONE, "cached in place")),
     Target("in context", "3 tokens, than the cache in place", ">=", 30, "x", _in_context(THREE, "cached in place")),
+    Target("in context", "Decision Mamba-Hybrid, 1 token, than the cache", ">=", 4, "x", _hybrid(ONE, "cached")),
+    Target("in context", "Decision Mamba-Hybrid, 4 tokens, than the cache", ">=", 4, "x", _hybrid(THREE, "cached")),
+    Target("in context", "Decision Mamba-Hybrid, 1 token, than recomputing", ">=", 250, "x",
+           _hybrid(ONE, "recomputed")),
+    Target("in context", "Decision Mamba-Hybrid, 4 tokens, than recomputing", ">=", 250, "x",
+           _hybrid(THREE, "recomputed")),
     Target("many seeds", "side by side on the CPU, than one after the other, W1", ">=", 1, "x",
            lambda rows: rows.faster("seeds", "W1", "in turn", "one after the other")),
     Target("many seeds", "side by side on the CPU, than one after the other, W6", ">=", 1, "x",

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import scanrl
 from scanrl import folder as machinery
 from scanrl.checkpoint import checkpoints_of, load_checkpoint, prune, save_checkpoint
+from scanrl.models.build import build_model
 from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.policy import Policy
@@ -86,7 +87,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("spec", [BOX, CHOICE], ids=["continuous", "discrete"])
 def test_what_is_saved_is_what_is_loaded(tmp_path, name, spec):
-    model = DecisionModel(dataclasses.replace(recipe(name).model, width=16), spec, make_stats(spec), seed=3).eval()
+    model = build_model(dataclasses.replace(recipe(name).model, width=16), spec, make_stats(spec), seed=3).eval()
     path = save_checkpoint(tmp_path, 5, model, {"recipe": name}, {"exp_avg/x": torch.ones(2)}, {"sampler": {}})
     found = load_checkpoint(path)
     assert (found.step, found.config, found.spec, found.about) == (5, model.config, model.spec, {"recipe": name})

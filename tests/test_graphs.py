@@ -178,13 +178,13 @@ def test_a_recorded_update_trains_to_the_same_bits(tmp_path, direct, monkeypatch
 
 
 def test_a_recorded_update_that_is_not_finite_stops_the_run(tmp_path, direct, monkeypatch):
-    original, losses = learner.DecisionModel.loss, []
+    original, losses = DecisionModel.loss, []
 
     def loss(self, batch, **more):
         losses.append(1)
         return original(self, batch, **more) * (torch.nan if len(losses) == 9 else 1.0)
 
-    monkeypatch.setattr(learner.DecisionModel, "loss", loss)
+    monkeypatch.setattr(DecisionModel, "loss", loss)
     with pytest.raises(Diverged, match="update 9"):
         fit(tmp_path / "run", **{"train.validation": 0.0})
     assert load_checkpoint(tmp_path / "run").step == 7

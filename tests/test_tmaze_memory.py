@@ -13,7 +13,6 @@ from scanrl.data import Dataset
 from scanrl.data.histories import HistorySampler
 from scanrl.envs.tmaze import TMaze
 from scanrl.models.build import Model, build_model
-from scanrl.models.hybrid import HybridModel
 from scanrl.models.recipes import recipe
 from scanrl.stats import Stats
 from scanrl.types import Spec, Trajectory
@@ -53,12 +52,7 @@ def model_of(name: str, length: int, **changes: object) -> Model:
 def all_right(model: Model, batch: Batch) -> bool:
     model.eval()
     with torch.no_grad():
-        if isinstance(model, HybridModel):
-            hidden, _, cut = model(batch)
-            found = model.head.act(hidden.flatten(0, 2)).view(cut.valid.shape)
-            right = (found == cut.gather(batch.actions)) | ~cut.valid
-        else:
-            right = (model.actions(batch) == batch.actions) | ~batch.mask
+        right = (model.actions(batch) == batch.actions) | ~batch.mask
     model.train()
     return bool(right.all())
 

@@ -134,6 +134,14 @@ class HybridModel(nn.Module):
         goals = self.goals(batch, cut)
         return self._execute(batch, cut, goals[None])[0], goals, cut
 
+    def actions(self, batch: Batch) -> Tensor:
+        """Predicted actions in environment units for every step of a batch, `(B, T, A)` or `(B, T)`; 0 where padded."""
+        hidden, _, cut = self(batch)
+        found = self.tokens.unscale_actions(self.head.act(hidden[cut.valid]))
+        actions = torch.zeros_like(batch.actions, dtype=found.dtype)
+        actions[batch.mask] = found  # both in the order of rows and steps
+        return actions
+
     def goals(self, batch: Batch, cut: Segments) -> Tensor:
         """Sub-goals `(B, S, Z)`; the one of a segment depends on nothing that comes after its first observation."""
         earned = (cut.gather(batch.rewards) * cut.valid).sum(2)

@@ -253,8 +253,8 @@ def test_a_stream_that_is_played_equals_the_training_forward() -> None:
         mask=torch.ones(1, 17, dtype=torch.bool),
     )
     with torch.no_grad():
-        expected = model.head.act(by_step(model, batch)[0])
-    assert actions == expected.tolist()
+        assert actions == model.actions(batch)[0].tolist()
+        assert actions == model.head.act(by_step(model, batch)[0]).tolist()
     assert policy.step_choice().impl == "reference"
 
 
