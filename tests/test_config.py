@@ -189,13 +189,14 @@ def test_no_number_of_the_settings_can_be_negative_infinite_or_of_another_type(k
         assert isinstance(found, int | float)
         assert not isinstance(found, bool)
         assert math.isfinite(found)
-        assert found >= 0 or name == "targets"
+        assert found >= {"targets": -math.inf, "every": -1}.get(name, 0)
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @example("eval.context", math.inf)
 @example("eval.context", 1.5)
 @example("eval.seed", 2**63)
+@example("eval.every", -1.0)  # never
 @given(st.sampled_from([k for k in NUMBERS if not k.startswith("model.")]), st.floats() | st.integers(-9, 2**70))
 def test_settings_made_in_python_are_checked_as_well(key, value):
     section, name = key.split(".")
@@ -206,7 +207,8 @@ def test_settings_made_in_python_are_checked_as_well(key, value):
         assert error.startswith(f"{key}: expected")
         return
     found = getattr(config, name)
-    assert all(x == "recurrent" or (math.isfinite(x) and (x >= 0 or name == "targets")) for x in numbers(found))
+    lowest = {"targets": -math.inf, "every": -1}.get(name, 0)
+    assert all(x == "recurrent" or (math.isfinite(x) and x >= lowest) for x in numbers(found))
     assert name != "context" or isinstance(found, int)
 
 

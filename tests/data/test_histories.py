@@ -12,7 +12,7 @@ from scanrl.data.dataset import Dataset
 from scanrl.data.histories import Curriculum, HistorySampler, iterate_histories, replay_history
 from scanrl.data.store import read_store, write_store
 from scanrl.data.subgoals import valuable_steps
-from scanrl.types import CorruptFile, DataError
+from scanrl.types import CorruptFile, DataError, Spec
 
 # (task, episodes) of each learner
 LEARNERS = [(5, 6), (5, 3), (2, 1), (9, 8)]
@@ -189,6 +189,16 @@ def test_contexts_that_cannot_be_are_refused(histories, changes, message):
     with pytest.raises(DataError) as raised:
         HistorySampler(histories, **({"episodes": 3, "batch_size": 8, "seed": 0} | changes))
     assert str(raised.value) == message
+
+
+def test_images_are_refused():
+    seen = np.zeros((4, 2, 2), np.uint8)
+    spec = Spec((2, 2), "discrete", 2, observation_dtype="uint8")
+    dataset = Dataset.from_arrays(
+        observations=seen, actions=[0, 1, 0, 1], rewards=np.ones(4), terminations=[0, 1, 0, 1], spec=spec, name="film"
+    )
+    with pytest.raises(DataError, match=r"^film: observations: expected vectors in learning histories, got images$"):
+        HistorySampler(dataset, 1, 1, seed=0)
 
 
 def test_a_history_has_one_task_and_its_episodes_in_one_run(make_dataset):
