@@ -98,8 +98,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 def _overview() -> str:
     lines = ["usage: scanrl VERB [options]   (scanrl VERB --help tells the options of a verb)", ""]
+    width = max(map(len, VERBS))
     for verb, function in VERBS.items():
-        lines.append(f"  {verb:<14} {(function.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {verb:<{width}} {(function.__doc__ or '').splitlines()[0]}")
     return "\n".join([*lines, "", "  --debug        with any verb: show where an error came from", "  --version"])
 
 
