@@ -5,7 +5,8 @@
 
 The recording is local: a script that reads the game's memory, with noise, cut at 3,000 steps an episode. It is not
 DQN-replay data, and scores of the papers do not compare. The model is the recipe's Atari form (`scanrl.models.atari`)
-with three layers instead of six and no dropout. Its last checkpoint plays `EPISODES` episodes cut at the same length,
+with three layers instead of six, no dropout and standardised pixels (rows without that setting: pixels divided by 255,
+from which nothing was learned; see docs/log.md). Its last checkpoint plays `EPISODES` episodes cut at the same length,
 asked for the best return of the data, on the window it was trained on and with the state carried, each with the
 likeliest actions and with actions drawn. Each call adds one row to `results/pong.jsonl`. Windows and batch may be given
 (`--context`, `--batch`); rows are all kept, so that what was tried is seen.
@@ -39,7 +40,7 @@ LAYERS = 3
 
 def settings(recipe: str, updates: int, seed: int, context: int, batch: int) -> dict[str, Any]:
     """Changes to the recipe's own, by dotted key."""
-    model = {**ATARI[recipe], "dropout": 0.0, "context": context}
+    model = {**ATARI[recipe], "dropout": 0.0, "context": context, "pixels": "standardised"}
     model["pattern"] = model["pattern"].replace("*6", f"*{LAYERS}")
     train = {
         "steps": updates,

@@ -15,8 +15,8 @@ from scanrl.types import DataError, Spec
 
 __all__ = ["Stats", "return_scale"]
 
-PIXEL_MAX = 255.0
 _BLOCK = 1 << 16
+_PICTURES = 1024  # that statistics of images look at: enough for what stands still, and never a pass over hours of play
 _ARRAYS = ("observation_mean", "observation_std", "action_low", "action_high")
 
 
@@ -42,9 +42,9 @@ class Stats:
     """Scales of one dataset, all in raw units.
 
     Attributes:
-        observation_mean: `(*O)` float32, over all steps; `()` and 0 for images.
-        observation_std: `(*O)` float32, population standard deviation + 1e-6; 1 where an entry never changes. `()` and
-            255 for images, whose pixels thus become 0 to 1.
+        observation_mean: `(*O)` float32, over all steps; of images, over a sample of them.
+        observation_std: `(*O)` float32, population standard deviation + 1e-6; 1 where an entry never changes. Of images
+            `()`, one for all pixels around their means.
         return_scale: returns-to-go are divided by this before they reach the network; a power of ten, never 0.
         action_low: `(A,)` float32, bounds of the environment or, where unknown, of the data; `None` if all entries are
             choices. Choices among other entries have -1 and 1 here, which leaves them unscaled.
@@ -66,8 +66,8 @@ class Stats:
     @classmethod
     def fit(cls, dataset: Recorded) -> Stats:
         """The figures of `dataset`, accumulated in float64."""
-        if dataset.spec.is_image:  # as the papers have it; a pass over hours of pictures would tell little more
-            mean, std = np.zeros(()), np.full((), PIXEL_MAX - 1e-6)
+        if dataset.spec.is_image:
+            mean, std = _picture_moments(dataset.observations)
         else:
             mean, std = _moments(dataset.observations)
         low, high = _action_bounds(dataset)
@@ -134,6 +134,14 @@ def _moments(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = sum((block.sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(shape)) / n
     square = sum((((block - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(shape)) / n
     return mean, np.sqrt(square)
+
+
+def _picture_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean picture, and one deviation for all pixels from it, over images spread evenly over the dataset."""
+    count = min(len(images), _PICTURES)
+    chosen = [images[step] for step in np.linspace(0, len(images) - 1, count).astype(np.int64).tolist()]
+    mean = sum((image.astype(np.float64) for image in chosen), np.zeros(images.shape[1:])) / count
+    return mean, np.sqrt(sum((((image - mean) ** 2).mean() for image in chosen), np.zeros(())) / count)
 
 
 def _action_bounds(dataset: Recorded) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -24,7 +24,13 @@ from tests.conftest import BOX
 from tests.spaces_cases import COLOUR, COLOUR_FIRST, IMAGE, SEVERAL, Sampled
 
 ATARI = ModelConfig(
-    pattern="modal_conv mamba", width=16, context=4, token_norm=False, token_activation="tanh", time_embedding=True
+    pattern="modal_conv mamba",
+    width=16,
+    context=4,
+    token_norm=False,
+    token_activation="tanh",
+    time_embedding=True,
+    pixels="unit",
 )
 PICTURES = Spec((36, 36), "discrete", 3, observation_dtype="uint8", frame_stack=3)
 
@@ -110,11 +116,73 @@ def stats() -> Stats:
     return Stats.fit(pictures())
 
 
-def test_statistics_do_not_look_at_the_pixels():
-    found = stats()
-    assert (found.observation_mean.shape, float(found.observation_mean)) == ((), 0.0)
-    assert float(found.observation_std) == 255.0
+def test_statistics_are_a_mean_picture_and_one_deviation():
+    data = pictures()
+    found = Stats.fit(data)
+    np.testing.assert_allclose(found.observation_mean, data.observations.mean(0), rtol=1e-6)
+    around = data.observations - data.observations.mean(0)
+    np.testing.assert_allclose(found.observation_std, np.sqrt((around**2).mean()), rtol=1e-6)
     assert Stats.from_json(found.to_json()) == found
+
+
+def test_statistics_of_long_recordings_look_at_a_sample():
+    looked: list[int] = []
+
+    class Watched(Rows):
+        def __getitem__(self, key):
+            looked.append(key)
+            return super().__getitem__(key)
+
+    data = pictures(episodes=1, steps=3000)
+    data.observations = Watched(data.observations, np.arange(3000))  # type: ignore[assignment]
+    Stats.fit(data)
+    assert (len(looked), looked[0], looked[-1]) == (1024, 0, 2999)
+
+
+@pytest.mark.parametrize("space", [IMAGE, COLOUR, COLOUR_FIRST], ids=["grey", "last", "first"])
+def test_the_mean_picture_lies_under_every_stacked_one(space):
+    spec = Spec(space.shape, "discrete", 3, observation_dtype="uint8", frame_stack=2)
+    data = pictures(spec)
+    tokens = model_of(data, pixels="standardised").tokens
+    mean = np.rint(Stats.fit(data).observation_mean).astype(np.uint8)
+    seen = torch.from_numpy(np.stack([mean, mean]))[None]
+    read: list[torch.Tensor] = []
+    tokens.embeddings["observation"].register_forward_pre_hook(lambda _, values: read.append(values[0]))
+    tokens.embed("s", seen, torch.zeros(1, dtype=torch.int64))
+    tokens.embed("s", seen + 50, torch.zeros(1, dtype=torch.int64))
+    deviation = float(Stats.fit(data).observation_std)
+    assert read[0].abs().max() <= 0.51 / deviation
+    torch.testing.assert_close(read[1] - read[0], torch.full_like(read[0], 50 / deviation))
+
+
+def test_what_moves_in_front_of_a_still_picture_is_learned():
+    """Unit pixels hide it: all images look alike to a fresh encoder."""
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 2, 64)
+    seen = np.full((64, 36, 36), 180, np.uint8)
+    for image, at in zip(seen, place, strict=True):
+        image[10:13, 8 + 12 * at : 11 + 12 * at] = 200
+    spec = Spec((36, 36), "discrete", 2, observation_dtype="uint8")
+    data = Dataset.from_arrays(
+        observations=seen,
+        actions=place,
+        rewards=np.zeros(64),
+        terminations=np.arange(64) == 63,
+        spec=spec,
+        name="still",
+    )
+    losses = {}
+    for pixels in ("standardised", "unit"):
+        model = model_of(data, pixels=pixels, layout="s", pattern="mlp", context=64).train()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        batch = next(iterate_windows(data, 64, 1))
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = model.loss(batch)
+            loss.backward()
+            optimizer.step()
+        losses[pixels] = float(loss.detach())
+    assert losses["standardised"] < losses["unit"] / 2
 
 
 @pytest.mark.parametrize("context", ["recurrent", 6])

@@ -2,11 +2,14 @@
 
     recipe("dt", **ATARI["dt"])
 
-All have six layers of width 128, tokens through a tanh and without a norm, and the image encoder. Departures: one
-learned table by the step within the episode (`time_embedding`), where the papers that have positions add a table over
-the token's place in the window and one over the window's first step: a place in the window means nothing once the state
-is carried, and the right-padded window with its own step counter says as much. The head has a bias. Returns-to-go are
-divided by a power of ten before their linear map. Windows of Decision MetaMamba are the papers' 20 steps.
+All have six layers of width 128, tokens through a tanh and without a norm, and the image encoder on pixels divided by
+255. In runs of minutes such a model learns nothing from the pictures; `pixels="standardised"` does (docs/log.md).
+
+Departures: one learned table by the step within the episode (`time_embedding`), where the papers that have positions
+add a table over the token's place in the window and one over the window's first step: a place in the window means
+nothing once the state is carried, and the right-padded window with its own step counter says as much. The head has a
+bias. Returns-to-go are divided by a power of ten before their linear map. Windows of Decision MetaMamba are the papers'
+20 steps.
 
 Reference: Chen et al. 2021, arXiv 2106.01345; Ota 2024, arXiv 2403.19925; Kim et al. 2024, arXiv 2310.03022; Kim 2024,
 arXiv 2408.10517.
@@ -22,6 +25,7 @@ STEM: dict[str, Any] = {
     "width": 128,
     "token_norm": False,
     "token_activation": "tanh",
+    "pixels": "unit",
     "reference_extras": False,
     "activation": "gelu",
     "dropout": 0.1,

@@ -19,6 +19,7 @@ __all__ = [
     "HeadName",
     "InnerMixer",
     "ModelConfig",
+    "PixelScaling",
     "PlannerTokens",
     "ReturnLoss",
     "ReturnSource",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 EncoderName = Literal["atari"]
+PixelScaling = Literal["standardised", "unit"]
 TokenActivation = Literal["none", "tanh"]
 Activation = Literal["relu", "gelu", "silu"]
 HeadName = Literal["auto", "auto_entropy", "regression", "categorical", "gaussian", "entropy_gaussian"]
@@ -74,6 +76,9 @@ class ModelConfig:
     """What follows the embedding of every token, before the time embedding: tanh in the papers' Atari models."""
     encoder: EncoderName = "atari"
     """Network that turns an image into a token; vectors have a linear map."""
+    pixels: PixelScaling = "standardised"
+    """What an image encoder reads: standardised takes the data's mean picture away and divides by the deviation from
+    it; unit divides by 255, as the papers do. In unit pixels nearly everything stands still and hides what moves."""
     heads: int = 1
     """Attention heads; must divide the width."""
     mlp_ratio: int = 4

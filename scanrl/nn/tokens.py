@@ -29,9 +29,9 @@ class Tokens(nn.Module):
     the step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
     begins. The first step of a window has no tail.
 
-    Observations are standardised, images divided by 255, returns-to-go and rewards divided by the return scale,
-    continuous actions mapped from their bounds to [-1, 1]. The statistics are buffers, moved with the module but saved
-    as `stats.json`.
+    Observations are standardised (images likewise, or divided by 255), returns-to-go and rewards divided by the return
+    scale, continuous actions mapped from their bounds to [-1, 1]. The statistics are buffers, moved with the module but
+    saved as `stats.json`.
 
     Reference: Chen et al. 2021 (Decision Transformer), arXiv 2106.01345.
     """
@@ -52,7 +52,8 @@ class Tokens(nn.Module):
         self.norm = nn.LayerNorm(width) if config.token_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.return_scale = stats.return_scale
-        for name, values in _buffers(stats).items():
+        scales = _buffers(stats) | (_picture_buffers(config, spec, stats) if spec.is_image else {})
+        for name, values in scales.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     observation_mean: Tensor
@@ -229,3 +230,15 @@ def _buffers(stats: Stats) -> dict[str, np.ndarray]:
         "action_centre": (high + low) / 2,
         "action_half": np.where(high > low, (high - low) / 2, 1.0),  # an entry that never moves stays as it is
     }
+
+
+PIXEL_MAX = 255.0
+
+
+def _picture_buffers(config: ModelConfig, spec: Spec, stats: Stats) -> dict[str, np.ndarray]:
+    """The mean picture under every stacked image `(C, height, width)`, and the deviation of a pixel."""
+    if config.pixels == "unit":
+        return {"observation_mean": np.zeros(1), "observation_std": np.full(1, PIXEL_MAX)}
+    mean = torch.from_numpy(stats.observation_mean)
+    stacked = stacked_images(mean.expand(1, spec.frame_stack, *spec.observation_shape), torch.Size([1]), spec)
+    return {"observation_mean": stacked[0].numpy(), "observation_std": stats.observation_std.reshape(1)}
