@@ -136,7 +136,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
             mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
             if not mine:
                 continue
-            carried, window = ([scores(row, way) for row in mine if len(row["acted"]) > i] for i, way in enumerate(WAYS))
+            carried, window = (
+                [scores(row, way) for row in mine if len(row["acted"]) > i] for i, way in enumerate(WAYS)
+            )
             ahead = [a - b for a, b in zip(carried, window, strict=False)]
             cells = [recipe, "whole episodes" if form == "episodes" else f"{form} steps"]
             for values in (carried, window, ahead):

@@ -25,10 +25,13 @@ from scanrl.policy import Policy
 from scanrl.rollout import Actor, RandomActor, rollout
 from scanrl.types import DataError
 
-__all__ = ["EPISODES_OF_A_HISTORY", "collect_episodes", "collect_histories"]
+__all__ = ["EPISODES_OF_A_HISTORY", "EXPLORE_UNTIL", "collect_episodes", "collect_histories"]
 
 EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20}
 """Episodes of the full horizon after which the next learner starts, by learner: about what each needs to get good."""
+
+EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5}
+"""Where in a history random actions end, by learner. Whoever learns from noise to the end keeps some of it."""
 
 
 def collect_episodes(
@@ -70,6 +73,7 @@ def collect_histories(
     tasks: int,
     steps: int,
     episodes: int | None = None,
+    explore_until: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -83,16 +87,21 @@ def collect_histories(
         steps: environment steps per task.
         episodes: length of a history of `q` or `noise`, in episodes of the full horizon; further learners start
             afresh until the steps are used up. The default is what the learner needs to get good.
+        explore_until: where in a history of `q` or `noise` random actions end, as a fraction of its steps; by default
+            at the end for `q`, and for `noise` at the half.
         seed: of everything random, and of which training tasks are taken.
         options: of the environment, as `gymnasium.make` takes them.
 
     Raises:
         DataError: the learner is unknown or does not serve the environment, or there are not as many training tasks.
     """
+    plan = {"episodes": episodes, "explore_until": explore_until}
     if learner in ALGORITHMS:
+        for name in [name for name, value in plan.items() if value is not None]:
+            raise DataError(f"{name}: expected none for {learner}, which has its own way, got {plan[name]:g}")
         dataset = _stable_histories(env, learner, tasks, steps, seed, options or {})
     elif learner in LEARNERS:
-        dataset = _tabular_histories(env, learner, tasks, steps, episodes, seed, options or {})
+        dataset = _tabular_histories(env, learner, tasks, steps, plan, seed, options or {})
     else:
         raise DataError(f"learner: expected one of {', '.join([*LEARNERS, *ALGORITHMS])}, got {learner!r}")
     dataset.source = _source(env, options, learner=learner, seed=seed)
@@ -100,7 +109,13 @@ def collect_histories(
 
 
 def _tabular_histories(
-    env: str, learner: str, tasks: int, steps: int, episodes: int | None, seed: int, options: Mapping[str, Any]
+    env: str,
+    learner: str,
+    tasks: int,
+    steps: int,
+    plan: Mapping[str, Any],
+    seed: int,
+    options: Mapping[str, Any],
 ) -> Dataset:
     if env not in ENVS:
         known = ", ".join(ENVS)
@@ -108,13 +123,14 @@ def _tabular_histories(
             f"{env}: expected one of {known} for the learner {learner}; for others: {', '.join(ALGORITHMS)}"
         )
     family = make_family(ENVS[env], dict(options))
-    length = EPISODES_OF_A_HISTORY[learner] if episodes is None else episodes
+    usual = {"episodes": EPISODES_OF_A_HISTORY[learner], "explore_until": EXPLORE_UNTIL[learner]}
+    plan = usual | {name: value for name, value in plan.items() if value is not None}
+    length = plan["episodes"]
     repeats = steps // (length * family.horizon)
     if repeats < 1:
         raise DataError(f"steps: expected at least {length * family.horizon} (one history of {length} episodes)")
-    found = learn_histories(
-        family, _training_tasks(family, tasks, seed), learner=learner, episodes=length, repeats=repeats, seed=seed
-    )
+    chosen = _training_tasks(family, tasks, seed)
+    found = learn_histories(family, chosen, learner=learner, repeats=repeats, seed=seed, **plan)
     columns = found._asdict()
     offsets, owners = columns.pop("offsets"), {name: columns.pop(name) for name in ("tasks", "histories")}
     return Dataset(columns, offsets, environment_spec(_maker(env, options)), f"{env}-{learner}", **owners)

@@ -161,6 +161,14 @@ def test_without_stable_baselines_one_line_says_what_to_install(monkeypatch, fai
         (["--env=Darkroom-v0", "--steps=0"], "collect: --steps: expected at least 1 and finite, got 0"),
         (["--env=Darkroom-v0", "--histories", "--tasks=66"], "tasks: expected 1 to 65 (the training tasks), got 66"),
         (["--env=Darkroom-v0", "--histories", "--steps=1999"], "steps: expected at least 2000 (one history of 100 ep"),
+        (
+            ["--env=Darkroom-v0", "--histories", "--learner=noise", "--explore-until=2"],
+            "explore_until: expected a fraction above 0 and at most 1, got 2",
+        ),
+        (
+            ["--env=Darkroom-v0", "--histories", "--learner=dqn", "--history-episodes=2"],
+            "episodes: expected none for dqn, which has its own way, got 2",
+        ),
         (["--env=Darkroom-v0", "--histories", "--learner=sarsa"], "learner: expected one of q, noise, a2c, "),
         (["--env=Hopper-v5", "--histories"], "Hopper-v5: expected one of Darkroom-v0, "),
         (["--env=Darkroom-v0", "--policy=rundom"], "policy: expected random, sb3:FILE.zip or a run folder, got 'run"),

@@ -136,10 +136,11 @@ def learn_histories(
     learner: str,
     episodes: int,
     repeats: int = 1,
+    explore_until: float = 1.0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Histories:
-    """Histories of learners whose share of random actions falls from 1 at the first step to 0 at the last.
+    """Histories of learners whose share of random actions falls evenly, from 1 at the first step to 0.
 
     Args:
         family: where they learn.
@@ -148,18 +149,21 @@ def learn_histories(
         episodes: length of a history, in episodes of the full horizon. Where episodes may end early a history holds
             more of them in the same number of steps; one that is cut by the end is left out.
         repeats: learners for each task, each with a history of its own.
+        explore_until: where in a history the share reaches 0, as a fraction of its steps; 1 is the last one.
         seed: of everything random.
         progress: called with the number of finished histories.
 
     Raises:
-        DataError: no such learner, no task, or a number below 1.
+        DataError: no such learner, no task, a number below 1, or a fraction that is not above 0 and at most 1.
     """
     if learner not in LEARNERS:
         raise DataError(f"learner: expected one of {', '.join(LEARNERS)}, got {learner!r}")
     at_least(1, tasks=len(tasks), episodes=episodes, repeats=repeats)
+    if not 0 < explore_until <= 1:
+        raise DataError(f"explore_until: expected a fraction above 0 and at most 1, got {explore_until:g}")
     kind, owners = LEARNERS[learner], np.repeat(np.asarray(tasks, np.int64), repeats)
     steps = episodes * family.horizon
-    records = _Records(family, len(owners), steps)
+    records = _Records(family, len(owners), steps, max(explore_until * (steps - 1), 1))
     for start, stop in _blocks(len(owners), kind.row_bytes(family)):
         rng = np.random.default_rng([seed, start])
         records.live(kind(family, owners[start:stop], rng), slice(start, stop), rng)
@@ -176,8 +180,8 @@ def _blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
 class _Records:
     """What all learners live through, history after history."""
 
-    def __init__(self, family: TaskFamily, rows: int, steps: int) -> None:
-        self.family, self.steps = family, steps
+    def __init__(self, family: TaskFamily, rows: int, steps: int, exploring: float) -> None:
+        self.family, self.steps, self.exploring = family, steps, exploring
         self.observations = np.empty((rows, steps, len(family.observation_low)), np.float32)
         self.actions = np.empty((rows, steps), np.int64)
         self.rewards = np.empty((rows, steps), np.float32)
@@ -196,7 +200,7 @@ class _Records:
             taken, earned = np.empty_like(seen), np.empty_like(draws)
             over, cut = np.zeros(draws.shape, bool), np.zeros(draws.shape, bool)
             for i in range(block):
-                chance = 1 - (start + i) / max(self.steps - 1, 1)
+                chance = 1 - (start + i) / self.exploring
                 seen[i] = states
                 taken[i] = _explore(learner.choose(states), draws[i], chance, family.action_count)
                 moved = family.move(tasks, states, taken[i], times)

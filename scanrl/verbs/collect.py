@@ -23,6 +23,7 @@ def collect(
     tasks: int = 60,
     steps: int = 1_000_000,
     history_episodes: int | None = None,
+    explore_until: float | None = None,
     replay: str | None = None,
     order: Literal["recorded", "return"] = "recorded",
     env_options: tuple[str, ...] = (),
@@ -43,6 +44,7 @@ def collect(
         tasks: tasks to learn, of those that are not held out; another environment than ours is made with task=0, 1, ...
         steps: environment steps per task.
         history_episodes: episodes of the full horizon after which the next learner of q or noise starts afresh.
+        explore_until: where in a history of q or noise random actions end, as a fraction of it (q: 1, noise: 0.5).
         replay: make one history of this dataset's episodes instead, a recording of somebody who learned.
         order: of the episodes of --replay: as recorded, or ascending by return.
         env_options: options of the environment, e.g. size=17 start=corner.
@@ -64,7 +66,10 @@ def collect(
     if env is None:
         dataset = _replayed(str(replay), order)
     elif histories:
-        dataset = _learned(env, learner, tasks, steps, history_episodes, seed, _options(env_options))
+        from scanrl.collecting import collect_histories
+
+        plan = {"episodes": history_episodes, "explore_until": explore_until, "options": _options(env_options)}
+        dataset = collect_histories(env, learner, tasks=tasks, steps=steps, seed=seed, **plan)
     else:
         dataset = _played(env, policy, episodes, seed, num_envs, _options(env_options))
     write_store(dataset, out, overwrite=overwrite)
@@ -78,14 +83,6 @@ def _replayed(uri: str, order: Literal["recorded", "return"]) -> Dataset:
     from scanrl.data.histories import replay_history
 
     return replay_history(load(uri), order)
-
-
-def _learned(
-    env: str, learner: str, tasks: int, steps: int, episodes: int | None, seed: int, options: dict[str, Any]
-) -> Dataset:
-    from scanrl.collecting import collect_histories
-
-    return collect_histories(env, learner, tasks=tasks, steps=steps, episodes=episodes, seed=seed, options=options)
 
 
 def _played(env: str, policy: str, episodes: int, seed: int, num_envs: int, options: dict[str, Any]) -> Dataset:

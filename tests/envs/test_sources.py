@@ -94,6 +94,15 @@ def test_the_last_step_of_a_noise_history_is_optimal_and_the_first_is_random():
     assert optimal == ROOM.best(np.array([24]), np.array([0]))
 
 
+def test_exploring_may_end_before_the_history_does():
+    found = learn_histories(ROOM, np.full(2000, 24), learner="noise", episodes=4, explore_until=0.5, seed=2)
+    steps = 4 * ROOM.horizon
+    best = ROOM.best(np.full(len(found.actions), 24), found.observations.astype(int) @ [5, 1])
+    random = (found.actions != best).reshape(2000, steps).mean(0) * 5 / 4  # a random action is the best one in five
+    assert np.abs(random - np.clip(1 - np.arange(steps) / (0.5 * (steps - 1)), 0, None)).max() < 0.06
+    assert not random[steps // 2 :].any()
+
+
 def test_episodes_that_end_early_are_followed_by_others_and_no_cut_one_is_kept():
     room = DarkroomHard(3, 7, ends=True)
     found = learn_histories(room, np.arange(9), learner="q", episodes=6, repeats=5, seed=0)
@@ -131,6 +140,7 @@ def test_many_learners_are_stepped_in_blocks(monkeypatch):
         ({"learner": "sarsa"}, "learner: expected one of q, noise, got 'sarsa'"),
         ({"episodes": 0}, "episodes: expected an integer of at least 1, got 0"),
         ({"repeats": 0}, "repeats: expected an integer of at least 1, got 0"),
+        ({"explore_until": 0.0}, "explore_until: expected a fraction above 0 and at most 1, got 0"),
         ({"tasks": np.array([])}, "tasks: expected an integer of at least 1, got 0"),
     ],
 )
