@@ -195,7 +195,7 @@ def _now() -> str:
 
 
 def _revision() -> str | None:
-    """The git revision of the package, with `-dirty` where files have changed; `None` if it is not in a repository."""
+    """The git revision of the package, with `-dirty` where its files have changed; `None` outside a repository."""
     package = Path(__file__).parents[1]
 
     def git(*words: str) -> str | None:
@@ -208,7 +208,8 @@ def _revision() -> str | None:
     # A virtual environment may lie in somebody else's repository.
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    return git("describe", "--always", "--dirty", "--exclude=*")
+    # Files elsewhere in the repository, the rows of this grid among them, do not change what the package does.
+    return f"{git('rev-parse', '--short', 'HEAD')}{'-dirty' if git('status', '--porcelain', '.') else ''}"
 
 
 def tidy(folder: Path, job: Job, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The table of a grid as text: CSV, Markdown and LaTeX, and the lines a terminal draws."""
+"""The table of a grid as text: CSV, Markdown, LaTeX and HTML, and the lines a terminal draws."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scanrl.grid.facts import KEYS, NOTE, ONE, provenance
+from scanrl.grid.page import to_html
 from scanrl.grid.table import COLUMNS, Cell, Line
 
 __all__ = ["LAYOUTS", "failures", "show", "to_csv", "to_latex", "to_markdown"]
 
-KEYS = ("recipe", "task", "budget", "context")
-NOTE = (
-    "last: the last checkpoint. selected: the checkpoint with the lowest held-out loss. best: the highest score over "
-    "checkpoints and target returns, as many papers report it; it has looked at the test. Mean over seeds, its 95 % "
-    "interval over seeds, IQM: interquartile mean."
-)
-ONE = "1 seed: no interval"
 PIPED = 160  # columns where there is no terminal whose width could be asked for
 
 
@@ -44,7 +39,7 @@ def to_markdown(lines: Sequence[Line]) -> str:
     ]
     head = [*KEYS, "seeds", "unit", *COLUMNS]
     text = [_row(head), _row(["---"] * len(head)), *(_row([_escaped(cell) for cell in row]) for row in rows)]
-    return "\n".join([*text, "", NOTE, "", *(f"* {line}" for line in _provenance(lines))]) + "\n"
+    return "\n".join([*text, "", NOTE, "", *(f"* {line}" for line in provenance(lines))]) + "\n"
 
 
 def to_latex(lines: Sequence[Line]) -> str:
@@ -60,6 +55,7 @@ LAYOUTS: Mapping[str, Callable[[Sequence[Line]], str]] = {
     "csv": to_csv,
     "markdown": to_markdown,
     "latex": to_latex,
+    "html": to_html,
 }
 """Ways to write the table besides the terminal's."""
 
@@ -78,7 +74,7 @@ def show(lines: Sequence[Line]) -> None:
         cells = [_cell(line.cells[column], "\n") for column in COLUMNS]
         table.add_row(*line.keys, str(len(line.seeds)), line.unit, *cells)
     console.print(table)
-    for text in (NOTE, *_provenance(lines)):
+    for text in (NOTE, *provenance(lines)):
         console.print(text, highlight=False, markup=False)
 
 
@@ -89,22 +85,6 @@ def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if row["status"] == "failed"
     ]
-
-
-def _provenance(lines: Sequence[Line]) -> list[str]:
-    """What the numbers depend on; where it differs, each value with the tasks or recipes that explain it."""
-    given = [line for line in lines if line.about]
-    found = []
-    for name in given[0].about if given else ():
-        for parts in ((), (1,), (0,), (0, 1), (0, 1, 2)):
-            owners: dict[str, dict[str, None]] = {}
-            for line in given:
-                owners.setdefault(line.about[name], {})[", ".join(line.keys[part] for part in parts)] = None
-            if len({owner for of in owners.values() for owner in of}) == sum(map(len, owners.values())):
-                break  # no owner has two values
-        shown = (f"{value} ({' | '.join(of)})" if len(owners) > 1 else value for value, of in owners.items())
-        found.append(f"{name}: {'; '.join(shown)}")
-    return found
 
 
 def _statistics(cell: Cell | None) -> list[Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
 from markupsafe import Markup
@@ -17,6 +15,7 @@ from scanrl.intervals import bootstrap_interval
 from scanrl.report.charts import Line, Mark, histogram, interval_bar, line_chart
 from scanrl.report.content import Curve, Report, Row
 from scanrl.report.scales import number
+from scanrl.report.template import render
 
 __all__ = ["render_report", "write_report"]
 
@@ -34,9 +33,8 @@ def write_report(path: str | Path, report: Report) -> None:
 
 def render_report(report: Report) -> str:
     """The page as text."""
-    source = resources.files("scanrl.report").joinpath("report.html").read_text(encoding="utf-8")
-    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = engine.from_string(source).render(
+    return render(
+        "report.html",
         title=report.title,
         headline=report.headline or _headline(report),
         tiles=_tiles(report),
@@ -46,9 +44,7 @@ def render_report(report: Report) -> str:
         next_steps=report.next_steps,
         config=_config_text(report.config),
         provenance={name: _plain(value) for name, value in report.provenance.items()},
-        version=_version(),
     )
-    return page.strip() + "\n"
 
 
 def _headline(report: Report) -> str:
@@ -251,10 +247,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("scanrl")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -83,7 +83,7 @@ def bench_run(
     return 1 if ends.failed else 0
 
 
-def bench_report(folders: Folders, layout: Literal["table", "csv", "markdown", "latex"] = "table") -> int:
+def bench_report(folders: Folders, layout: Literal["table", "csv", "markdown", "latex", "html"] = "table") -> int:
     """Show what the runs of grids scored: last, selected and best, with intervals over seeds.
 
     Args:

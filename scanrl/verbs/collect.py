@@ -52,10 +52,9 @@ def collect(
         num_envs: environments stepped side by side for a policy.
         overwrite: replace a store that is already there.
     """
-    check("collect", 1, episodes=episodes, tasks=tasks, steps=steps, num_envs=num_envs)
+    given = {} if history_episodes is None else {"history_episodes": history_episodes}
+    check("collect", 1, episodes=episodes, tasks=tasks, steps=steps, num_envs=num_envs, **given)
     check("collect", 0, seed=seed)
-    if history_episodes is not None:
-        check("collect", 1, history_episodes=history_episodes)
     if (env is None) == (replay is None):
         raise DataError(f"collect: expected --env or --replay, got {'neither' if env is None else 'both'}")
     if replay is not None and not histories:
@@ -66,10 +65,8 @@ def collect(
     if env is None:
         dataset = _replayed(str(replay), order)
     elif histories:
-        from scanrl.collecting import collect_histories
-
         plan = {"episodes": history_episodes, "explore_until": explore_until, "options": _options(env_options)}
-        dataset = collect_histories(env, learner, tasks=tasks, steps=steps, seed=seed, **plan)
+        dataset = _learned(env, learner, tasks=tasks, steps=steps, seed=seed, **plan)
     else:
         dataset = _played(env, policy, episodes, seed, num_envs, _options(env_options))
     write_store(dataset, out, overwrite=overwrite)
@@ -83,6 +80,12 @@ def _replayed(uri: str, order: Literal["recorded", "return"]) -> Dataset:
     from scanrl.data.histories import replay_history
 
     return replay_history(load(uri), order)
+
+
+def _learned(env: str, learner: str, **settings: Any) -> Dataset:
+    from scanrl.collecting import collect_histories
+
+    return collect_histories(env, learner, **settings)
 
 
 def _played(env: str, policy: str, episodes: int, seed: int, num_envs: int, options: dict[str, Any]) -> Dataset:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -300,3 +301,26 @@ def test_a_process_that_dies_is_a_failed_run(tmp_path):
     row = _from_child(job, ours, process, tmp_path)
     assert row["status"] == "failed"
     assert row["reason"] == f"{tmp_path}: its process ended without a result: SIGKILL"
+
+
+def test_the_revision_is_that_of_the_package_whatever_else_the_repository_holds(tmp_path, monkeypatch):
+    package = tmp_path / "scanrl" / "grid"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+
+    def git(*words):
+        who = ("-c", "user.name=x", "-c", "user.email=x@y")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(attempts, "__file__", str(package / "attempt.py"))
+    assert attempts._revision() is None
+    git("init", "-q")
+    assert attempts._revision() is None
+    git("add", ".")
+    git("commit", "-q", "-m", "x")
+    (tmp_path / "rows.jsonl").touch()
+    clean = attempts._revision()
+    assert clean
+    assert not clean.endswith("-dirty")
+    (package.parent / "__init__.py").write_text("x = 1\n")
+    assert attempts._revision() == f"{clean}-dirty"

@@ -121,6 +121,21 @@ def test_text_for_latex_and_markdown_is_escaped():
     assert r"| a_b\|c% |" in LAYOUTS["markdown"](lines)
 
 
+def test_the_page_says_which_recipe_is_highest_and_what_comes_near():
+    rows = [row(seed=seed, scores=((0.0,), (score,))) for seed, score in enumerate((40.0, 50.0, 60.0))]
+    rows += [row(recipe="dt", seed=seed, scores=((0.0,), (score,))) for seed, score in enumerate((54.0, 55.0, 56.0))]
+    rows += [row(recipe="<bc>", seed=seed, scores=((0.0,), (score,))) for seed, score in enumerate((1, 2, 3))]
+    page = LAYOUTS["html"](lines_of(rows))
+    assert "hopper: dt is highest with 55, within reach of 1 other." in page
+    assert "&lt;bc&gt;" in page
+    assert "<bc>" not in page
+    assert page.count("<svg") == 3
+
+
+def test_the_page_of_a_grid_without_a_run_says_so():
+    assert "No run is done yet." in LAYOUTS["html"]([])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_shows_every_line_and_column(layout):
     said = LAYOUTS[layout](lines_of([row(seed=seed) for seed in range(3)]))
