@@ -64,6 +64,7 @@ class Scores:
         successes: `(episodes,)` bool, or `None` where success is not defined.
         dataset: fingerprint of the training data, where known.
         checkpoint_step: optimiser updates behind the policy, where known.
+        sample: whether actions were drawn instead of the likeliest taken.
         trained_context: steps of the windows it was trained on, where known and where it was not on whole episodes.
         versions: version of each library that matters.
     """
@@ -79,6 +80,7 @@ class Scores:
     dataset: str | None = None
     checkpoint_step: int | None = None
     trained_context: int | None = None
+    sample: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -152,6 +154,7 @@ class Scores:
             "dataset": self.dataset,
             "checkpoint_step": self.checkpoint_step,
             "trained_context": self.trained_context,
+            "sample": self.sample,
             "versions": self.versions,
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),

@@ -237,7 +237,7 @@ class Learner:
         settings = self.run.config.eval
         if self.settings.sequences == "histories" and env in ENVS:
             return self._evaluate_in_context(env)
-        policy = Policy(self.model, context=settings.context)
+        policy = Policy(self.model, context=settings.context, sample=settings.sample, seed=settings.seed)
         scores = evaluate(
             policy,
             env,

@@ -33,6 +33,7 @@ def score_run(
     *,
     episodes: int = EPISODES,
     context: Context = "recurrent",
+    sample: bool = False,
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
     save: Path | None = None,
@@ -44,6 +45,7 @@ def score_run(
         env: Gymnasium id; `None` takes the one the run was trained with.
         targets: returns to ask for, raw units; `"auto"` is the best of the data, `None` sweeps from its mean to its
             best. A model that takes no target plays once, whichever of these two is asked for.
+        sample: draw actions instead of taking the likeliest.
         save: a folder for the episodes of all targets, as a store.
 
     Raises:
@@ -55,7 +57,7 @@ def score_run(
             raise DataError(f"target_return: expected a finite number or auto, got {target}")
     if targets is not None and not targets:
         raise DataError("target_return: expected at least one, got none")
-    policy = Policy(checkpoint.model(), context=context)
+    policy = Policy(checkpoint.model(), context=context, sample=sample, seed=seed)
     result = evaluate(
         policy,
         env,
@@ -70,7 +72,7 @@ def score_run(
         played = [episode for group in result.trajectories for episode in group]
         write_store(Dataset.from_trajectories(played, spec=spec, env_id=env, name=f"{path.name}-{env}"), save)
     window = None if checkpoint.about.get("sequences") == "episodes" else checkpoint.config.context
-    known = {"checkpoint_step": checkpoint.step, "trained_context": window}
+    known = {"checkpoint_step": checkpoint.step, "trained_context": window, "sample": sample}
     return [replace(scores, **known) for scores in result.scores]
 
 

@@ -107,6 +107,8 @@ class EvalConfig:
     context: int | Literal["recurrent", "elastic"] = "recurrent"
     """How the policy remembers: recurrent, or the number of steps whose window is recomputed, or elastic: of the
     windows that end now the one with the highest predicted return (for models that predict it)."""
+    sample: bool = False
+    """Draw actions from the head's distribution, instead of the likeliest one."""
     num_envs: int = 20
     """Environments stepped side by side."""
     seed: int = 1000

@@ -1,11 +1,16 @@
 """Presets against what the papers print, by value."""
 
+import gymnasium
 import pytest
 
+from scanrl.models.atari import ATARI
 from scanrl.models.recipes import RECIPES
-from scanrl.presets import PAPERS, preset, presets
+from scanrl.presets import preset, presets
+from scanrl.presets.locomotion import PAPERS
 from scanrl.settings import run_config
 from scanrl.types import DataError
+
+GAMES = ("breakout", "qbert", "pong", "seaquest")
 
 
 @pytest.mark.parametrize("name", presets())
@@ -13,11 +18,18 @@ def test_a_preset_is_a_configuration_of_its_recipe(name):
     found = presets()[name]
     config = run_config(found.recipe, found.settings)
     assert f"{config.recipe}/{found.task}" == name
+    assert config.train.steps // config.train.checkpoint_every == 10
+    assert found.env in gymnasium.registry
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.endswith(GAMES)])
+def test_locomotion_and_mazes_share_a_protocol(name):
+    found = presets()[name]
+    config = run_config(found.recipe, found.settings)
     updates = 50_000 if found.recipe in ("edt", "reinformer") else 100_000
     assert (config.train.steps, config.train.schedule, config.model.dropout) == (updates, "constant", 0.1)
     if found.recipe not in ("ds4", "edt"):
         assert config.eval.context == config.model.context
-    assert config.train.steps // config.train.checkpoint_every == 10
 
 
 @pytest.mark.parametrize(
@@ -33,6 +45,12 @@ def test_a_preset_is_a_configuration_of_its_recipe(name):
         ("dmm-dc/walker2d-medium", [82.2]),
         ("dmm-dc/antmaze-umaze-diverse", [77.0]),
         ("dmm26/hopper-medium", []),
+        ("dt/breakout", [284.5, 261.1]),
+        ("dc/qbert", [64.4]),
+        ("dmm-dc/breakout", [362.2]),
+        ("dmm-dl/seaquest", [2.6]),
+        ("mambadm/pong", [110.8]),
+        ("dmm-c/pong", []),
     ],
 )
 def test_printed_scores_are_those_of_the_tables(name, scores):
@@ -67,8 +85,28 @@ def test_settings_are_those_of_the_paper(name, expected):
 
 
 def test_presets_exist_for_recipes_that_do():
-    assert {one.recipe for one in presets().values()} == set(PAPERS) & set(RECIPES)
-    assert len(presets()) == 11 * len(set(PAPERS) & set(RECIPES))
+    assert {one.recipe for one in presets().values()} == (set(PAPERS) | set(ATARI)) & set(RECIPES)
+    assert len(presets()) == 11 * len(set(PAPERS)) + len(GAMES) * len(ATARI)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("dt/breakout", (30, 128, 5 * 500_000 // 128, 90)),
+        ("dt/pong", (50, 512, 5 * 500_000 // 512, 20)),
+        ("dm/pong", (50, 256, 10 * 500_000 // 256, 20)),
+        ("dm/qbert", (30, 256, 10 * 500_000 // 256, 14000)),
+        ("dc/pong", (8, 512, 10 * 500_000 // 512, 20)),
+        ("dmm-dc/seaquest", (20, 64, 10 * 500_000 // 64, 1150)),
+    ],
+)
+def test_settings_in_atari_are_those_of_the_papers(name, expected):
+    config = run_config(preset(name).recipe, preset(name).settings)
+    (target,) = config.eval.targets
+    assert (config.model.context, config.train.batch_size, config.train.steps, target) == expected
+    assert (config.eval.sample, config.eval.episodes, config.eval.context) == (True, 10, config.model.context)
+    assert config.train.warmup * config.train.steps < 6
+    assert (config.model.pixels, config.model.width, config.train.weight_decay) == ("unit", 128, 0.1)
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -25,6 +25,17 @@ def test_scores_say_what_they_depend_on(run):
     assert (scores.num_envs, scores.checkpoint_step, scores.trained_context) == (2, 2, found.config.context)
 
 
+def test_drawn_actions_depend_on_the_seed_of_the_draw_and_say_so(run):
+    def lengths(**how):
+        (scores,) = score_run(run.path, "CartPole-v1", episodes=6, **how)
+        return scores.sample, scores.lengths.tolist()
+
+    assert lengths(sample=True) == lengths(sample=True)
+    assert lengths(sample=True)[0]
+    assert lengths(sample=True)[1] != lengths()[1]
+    assert not lengths()[0]
+
+
 def test_targets_are_asked_for_in_their_order_and_auto_is_the_best_of_the_data(run):
     best = run.checkpoint().stats.return_max
     scores = score_run(run.path, "CartPole-v1", [7.0, "auto", -2.0], episodes=1, context=3)

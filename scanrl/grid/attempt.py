@@ -137,6 +137,7 @@ def _play(job: Job, run: Run, path: Path, context: Context) -> list[dict[str, An
         targets,
         episodes=settings.episodes,
         context=context,
+        sample=settings.sample,
         seed=settings.seed,
         num_envs=settings.num_envs,
     )
@@ -172,6 +173,7 @@ def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, A
         "target_returns": [target for target in asked if target is not None],
         "episodes": config.eval.episodes,
         "eval_seed": config.eval.seed,
+        "sample": config.eval.sample,
         "num_envs": config.eval.num_envs,
         "updates": config.train.steps,
         "batch_size": config.train.batch_size,

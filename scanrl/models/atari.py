@@ -37,6 +37,7 @@ ATARI: dict[str, dict[str, Any]] = {
     "dt": {**STEM, **TIMES, "pattern": "(attention mlp)*6", "heads": 8, "context": 30},
     "dm": {**STEM, **TIMES, "pattern": "(mamba mlp)*6", "context": 30},
     "dc": {**STEM, **TIMES, "pattern": "(modal_conv mlp)*6", "context": 8},
+    "mambadm": {**STEM, **TIMES, "pattern": "(gloma mlp)*6", "context": 30},  # all but the layers as in "dm"
     "dmm-c": {**META, "pattern": "(modal_conv mamba)*6"},
     "dmm-l": {**META, "pattern": "(modal_linear mamba)*6"},
     "dmm-dc": {**META, "pattern": "(modal_conv mamba)*6"},
@@ -45,7 +46,7 @@ ATARI: dict[str, dict[str, Any]] = {
 """Recipe -> changes to its model."""
 
 RATES: dict[str, Any] = {"learning_rate": 6e-4, "weight_decay": 0.1, "clip_norm": 1.0}
-BATCHES = {"dt": 128, "dm": 256, "dc": 128, "dmm-c": 64, "dmm-l": 64, "dmm-dc": 64, "dmm-dl": 64}
+BATCHES = {"dt": 128, "dm": 256, "dc": 128, "mambadm": 256, "dmm-c": 64, "dmm-l": 64, "dmm-dc": 64, "dmm-dl": 64}
 
 ATARI_TRAINING: dict[str, dict[str, Any]] = {name: {**RATES, "batch_size": size} for name, size in BATCHES.items()}
 """Recipe -> settings of its training at the papers' protocol: 5 (dt) or 10 passes over 500,000 steps, a cosine to a

@@ -24,6 +24,7 @@ def evaluate(
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
     sweep_targets: bool = False,
     context: int | Literal["recurrent", "elastic"] = "recurrent",
+    sample: bool = False,
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
     save: Path | None = None,
@@ -41,6 +42,7 @@ def evaluate(
         sweep_targets: ask for the data's mean return, its best, and two in between instead.
         context: recurrent, or the number of steps whose window is recomputed at every step, or elastic, for a model
             that predicts its return: the window whose predicted return is highest.
+        sample: draw actions from the head's distribution instead of taking the likeliest (new tasks always do).
         seed: decides the initial state of each episode.
         num_envs: environments stepped side by side.
         save: also write the episodes as a store into this folder.
@@ -58,7 +60,8 @@ def evaluate(
     from scanrl.scoring import score_run
 
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
-    found = score_run(run, env, wanted, episodes=episodes, context=context, seed=seed, num_envs=num_envs, save=save)
+    how = {"context": context, "sample": sample, "seed": seed, "num_envs": num_envs}
+    found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
     if json:
         return print_json([scores.to_json() for scores in found])
     _show(found, context, seed)
@@ -82,7 +85,8 @@ def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
         ],
         right=(0, 1, 2, 3, 4, 5),
     )
-    print(f"{found[0].env_id}, context {found[0].context}, seed {seed}; 1 training run: no interval over seeds")
+    drawn = ", actions drawn" if found[0].sample else ""
+    print(f"{found[0].env_id}, context {found[0].context}, seed {seed}{drawn}; 1 training run: no interval over seeds")
     window = found[0].trained_context
     if context == "recurrent" and window is not None and window < SHORT_WINDOW:
         steps = f"{window} step{'s' * (window > 1)}"

@@ -1,4 +1,4 @@
-"""`presets()`: recipe x domain at the protocol of the papers, with what the papers printed and how it was selected.
+"""MuJoCo and AntMaze: recipe x D4RL task at the protocol of the papers, with what they printed and how it was selected.
 
 Settings common to most of them (Kim 2024, Kim et al. 2024, Ota 2024 and Chen et al. 2021 share one code base): 100,000
 updates of 64 windows, AdamW whose step size rises over the first tenth and then stays, weight decay 1e-4, gradients
@@ -12,15 +12,12 @@ it is `v4`. A tenth of the episodes is held out, so that a checkpoint can be sel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator
 from typing import Any
 
-from scanrl.models.recipes import RECIPES
-from scanrl.types import DataError
+from scanrl.presets.preset import Preset, Published, columns
 
-__all__ = ["EVALUATIONS", "Preset", "Published", "preset", "presets"]
+__all__ = ["EVALUATIONS", "PAPERS", "locomotion"]
 
 MAXIMUM = "maximum over target returns and over the ten evaluations in training"
 SOURCES = {
@@ -48,50 +45,6 @@ antmaze-umaze              69.2     67.8      86.0     63.4      68.4     88.0  
 antmaze-umaze-diverse      61.0     58.3      81.0     64.6      62.1     80.0        78.0        74.0          77.0          -               -         51.75        60.50
 """  # noqa: E501
 """Normalised scores: a column is recipe:table, an entry the mean, with ± the spread over seeds where it was printed."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A printed score.
-
-    Attributes:
-        score: normalised, mean over seeds.
-        spread: standard deviation over seeds, where it was printed.
-        source: who printed it.
-        selection: which checkpoint and target return it is of.
-    """
-
-    score: float
-    spread: float | None
-    source: str
-    selection: str
-
-    def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {self.spread:g}"
-        return f"{self.score:g}{spread} ({self.source}; {self.selection})"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A recipe on a domain as its paper ran it.
-
-    Attributes:
-        name: `recipe/task`.
-        env: Gymnasium id that stands for the papers'.
-        dataset: the recording the papers trained on; a run takes any data of the same shape.
-        data: where a run looks for it unless told: D4RL's file in the current folder; empty where it has no short name.
-        settings: changes to the recipe, by dotted key.
-        published: printed scores of this pair; none where no table is known to us.
-    """
-
-    name: str
-    recipe: str
-    task: str
-    env: str
-    dataset: str
-    data: str
-    settings: dict[str, Any]
-    published: tuple[Published, ...]
 
 
 NO_TARGET = ("edt", "reinformer")
@@ -160,35 +113,18 @@ PAPERS: dict[str, dict[str, dict[str, Any]]] = {
 """Recipe -> settings of its paper: for every task, then for a domain, then for one task; later ones win."""
 
 
-def presets() -> dict[str, Preset]:
-    """Every preset by its name, recipe by recipe."""
+def locomotion() -> Iterator[Preset]:
+    """Every preset, recipe by recipe."""
     published = _published()
-    found = {}
     for recipe in PAPERS:
-        if recipe not in RECIPES:
-            continue
         for task in dict.fromkeys(task for task, _ in published):
-            name = f"{recipe}/{task}"
             env = ENVIRONMENTS[task.split("-")[0]]
             file = f"d4rl:{task.replace('-', '_')}-v2.hdf5" if env else ""
             settings = _settings(recipe, task)
             numbers = tuple(published.get((task, recipe), ()))
-            found[name] = Preset(name, recipe, task, env or f"{task}-v4", f"D4RL {task}-v2", file, settings, numbers)
-    return found
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        DataError: there is none; the nearest one is given.
-    """
-    found = presets()
-    if name not in found:
-        near = get_close_matches(name, found, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise DataError(f"preset: expected RECIPE/TASK as scanrl presets lists them, got {name!r}{hint}")
-    return found[name]
+            yield Preset(
+                f"{recipe}/{task}", recipe, task, env or f"{task}-v4", f"D4RL {task}-v2", file, settings, numbers
+            )
 
 
 def _settings(recipe: str, task: str) -> dict[str, Any]:
@@ -210,19 +146,9 @@ def _settings(recipe: str, task: str) -> dict[str, Any]:
 
 def _published() -> dict[tuple[str, str], list[Published]]:
     """Printed scores by task and recipe."""
-    head, *rows = (line.split() for line in SCORES.strip().splitlines())
     found: dict[tuple[str, str], list[Published]] = {}
-    for task, *entries in rows:
-        for (recipe, table), entry in zip(_columns(head), entries, strict=True):
-            if entry == "-":
-                continue
-            score, _, spread = entry.partition("±")
-            number = Published(float(score), float(spread) if spread else None, *SOURCES[table])
-            found.setdefault((task, recipe), []).append(number)
+    for task, recipe, table, entry in columns(SCORES):
+        score, _, spread = entry.partition("±")
+        number = Published(float(score), float(spread) if spread else None, *SOURCES[table])
+        found.setdefault((task, recipe), []).append(number)
     return found
-
-
-def _columns(head: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for column in head[1:]:
-        recipe, _, table = column.partition(":")
-        yield recipe, table
