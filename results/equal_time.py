@@ -30,6 +30,7 @@ __all__ = [
     "append_missing",
     "interval_cell",
     "missing",
+    "provenance",
     "read_rows",
     "scores",
     "train_and_score",
@@ -76,7 +77,7 @@ def train_and_score(
     """
     import torch
 
-    from scanrl.evaluation import evaluate, library_versions
+    from scanrl.evaluation import evaluate
     from scanrl.settings import run_config
     from scanrl.training import run_training, time_update
 
@@ -109,15 +110,20 @@ def train_and_score(
         "validation_loss_recurrent": losses.get("val/loss_recurrent"),
         "settings": changes,
         "acted": acted,
-        "versions": library_versions(),
-        "machine": f"{platform.machine()}, {platform.system()}, one thread",
-        "revision": _revision(),
+        **provenance(),
     }
 
 
-def _revision() -> str:
+def provenance() -> dict[str, Any]:
+    """What a row says of where it was made, on one thread."""
+    from scanrl.evaluation import library_versions
+
     words = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    return {
+        "versions": library_versions(),
+        "machine": f"{platform.machine()}, {platform.system()}, one thread",
+        "revision": subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip(),
+    }
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

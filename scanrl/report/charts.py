@@ -47,8 +47,9 @@ def line_chart(
     y_name: str,
     marks: Sequence[Mark] = (),
     allow_log: bool = False,
+    x_name: str = "training step",
 ) -> Markup:
-    """Values against training steps, each curve labelled at its end."""
+    """Values against training steps, or whatever `x_name` says, each curve labelled at its end."""
     lines = [_thinned(line) for line in lines]
     names = [*(line.name for line in lines), *(mark.name for mark in marks)]
     right = width - 14 - max(text_width(name) for name in names)
@@ -58,7 +59,7 @@ def line_chart(
         np.concatenate([*held, [m.value for m in marks]]), height - BOTTOM, TOP, count=4, allow_log=allow_log
     )
     x = Scale(float(min(steps.min(), 0)), float(max(steps.max(), 1)), LEFT, right)
-    body = [_grid(x, y, y_name, "training step")]
+    body = [_grid(x, y, y_name, x_name)]
     for mark in marks:
         at = float(y(mark.value))
         body.append(element("line", x1=LEFT, x2=right, y1=at, y2=at, class_="mark"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from itertools import pairwise
+from xml.etree import ElementTree
 
+import gymnasium
 import pytest
 
-from results import equal_time, long_training, scaling
+from results import equal_time, in_context, long_training, scaling, study
 from results.equal_time import TASKS, append_missing, missing, read_rows
 from results.long_training import FORMS, STEPS, page, planned
 from scanrl.models.recipes import recipe
@@ -52,7 +54,7 @@ def test_shares_of_the_data_hold_each_other() -> None:
 
 
 def test_names_choose_runs() -> None:
-    found = planned([3], ["hopper-*/dm/64", "walker2d-medium/*/episodes"])
+    found = planned([3], ["hopper-*/dt/64", "walker2d-medium/*/episodes"])
     assert {run.dataset for run in found} == {"hopper-medium", "hopper-medium-replay", "walker2d-medium"}
     assert len(found) == 2 + len(long_training.RECIPES)
     assert planned([3], ["nothing/*"]) == []
@@ -94,10 +96,59 @@ def row(run, recurrent: float, window: float) -> dict:
 
 
 def test_the_page_compares_seed_by_seed() -> None:
-    runs = planned([0, 1], ["hopper-medium/dm/8"])
+    runs = planned([0, 1], ["hopper-medium/dt/8"])
     text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
-    [line] = [line for line in text.splitlines() if line.startswith("| dm |")]
+    [line] = [line for line in text.splitlines() if line.startswith("| dt |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[:3] == ["dm", "8 steps", "75.2"]
+    assert cells[:3] == ["dt", "8 steps", "75.2"]
     assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
     assert "walker2d" not in text
+
+
+def test_every_run_in_context_reads_whole_contexts() -> None:
+    runs = in_context.planned([0, 2])
+    assert len(runs) == len(set(runs)) == 2 * len(in_context.WORLDS) * len(in_context.RECIPES)
+    for run in runs:
+        world = in_context.WORLDS[run.world]
+        steps = gymnasium.make(world.env, task=0).unwrapped.family.horizon
+        config = run_config(run.recipe, in_context.settings(world, run.recipe, run.seed, steps))
+        assert config.model.context == config.train.context_episodes * steps
+        assert config.model.subgoal_steps == (world.subgoal if run.recipe == "dmh" else 0)
+
+
+def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    small = in_context.World("Darkroom-v0", "A room", 2, 4, 3, tasks=5, steps=800, seconds=0.5)
+    monkeypatch.setitem(in_context.WORLDS, "darkroom", small)
+    monkeypatch.setattr(in_context, "PICTURES", tmp_path / "pictures")
+    rows = [
+        {**run._asdict(), **in_context.one_run(run)} for run in in_context.planned([0, 1]) if run.world == "darkroom"
+    ]
+    assert {(row["tasks"], row["updates"] > 0, len(row["curve"]), len(row["history"])) for row in rows} == {
+        (16, True, 3, 20)
+    }
+    assert rows[0]["history"][-1] > 12 > rows[0]["history"][0]
+    text = in_context.page(json.loads(json.dumps(rows)))
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "| ad",
+        "| ad-mamba",
+        "| dmh",
+    ]
+    drawn = (tmp_path / "pictures" / "in_context-darkroom.svg").read_text()
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert "optimal" in drawn
+
+
+def test_a_study_plans_and_runs_by_name(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    made = []
+
+    def append(jobs, file, workers):
+        made.extend(words for _, words in jobs)
+        return 0
+
+    monkeypatch.setattr(study, "append_missing", append)
+    rows = ["--rows", str(tmp_path / "rows.jsonl"), "--seeds", "1", "--only", "key-*/a*"]
+    study.command(in_context.STUDY, "", ["plan", *rows])
+    assert capsys.readouterr().out.splitlines() == ["key-to-door/ad, seed 1", "key-to-door/ad-mamba, seed 1"]
+    with pytest.raises(SystemExit):
+        study.command(in_context.STUDY, "", ["run", *rows])
+    assert made[1] == ["-m", "results.in_context", "one", "--seeds", "1", "--run", "key-to-door/ad-mamba"]

@@ -1,0 +1,222 @@
+"""Learning in context: return against episode on tasks that no history is of, at equal processor time.
+
+    python -m results.in_context run [--seeds 0-2] [--only 'darkroom/*']
+    python -m results.in_context page       # results/in_context.md and docs/pictures/in_context-*.svg
+    python -m results.in_context plan       # what `run` would do
+
+A run is `WORLD/RECIPE`; `--only` takes such names with `*`, several of them. A run that has its row is not made again.
+
+Protocol. The histories are of the learner `noise` on the training tasks of a world, made anew for each seed; nothing of
+them is on a held-out task. Every run trains on one thread for the same processor time (the cost of an update is
+measured first, so that the number of updates follows) with its recipe's own step size and schedule; worlds of long
+episodes take smaller batches. The LAST checkpoint plays each held-out task (at most `MOST_TASKS`), `EACH` times over,
+with sampled actions, and keeps its memory from episode to episode: Mamba its state, attention as many steps as a
+context has. Nothing is selected by looking at a score. Whether the step sizes are good was seen on seed 0 of
+`darkroom`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from results.equal_time import interval_cell
+from results.study import Study, command
+from scanrl.report.learning import draw_learning
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+RECIPES = ("ad", "ad-mamba", "dmh")
+SHOWN = (1, 5, 10, 20, 30, 40, 60)  # episodes in the table
+EACH, MOST_TASKS, EVAL_SEED = 3, 20, 1000
+
+
+class World(NamedTuple):
+    """Where a run learns and plays.
+
+    Attributes:
+        env: Gymnasium id.
+        title: of its picture.
+        episodes: of a context.
+        batch: contexts of an update.
+        played: episodes of each held-out task.
+        tasks: training tasks that have histories.
+        steps: of the histories of each.
+        subgoal: steps between two sub-goals of Decision Mamba-Hybrid: the paper's 5, or 20 in large worlds.
+    """
+
+    env: str
+    title: str
+    episodes: int
+    batch: int
+    played: int
+    tasks: int
+    steps: int
+    subgoal: int = 5
+    seconds: float = 200.0
+
+
+WORLDS = {
+    "darkroom": World("Darkroom-v0", "Darkroom, 9 x 9", 10, 32, 60, 65, 80_000),
+    "darkroom-hard": World("DarkroomHard-v0", "Darkroom Hard, 9 x 9", 10, 32, 60, 65, 80_000),
+    "darkroom-dynamic": World("DarkroomDynamic-v0", "Darkroom Dynamic", 4, 16, 40, 100, 80_000),
+    "key-to-door": World("KeyToDoor-v0", "Key-to-Door, 9 x 9", 4, 32, 40, 1000, 20_000),
+    "darkroom-large": World("DarkroomLarge-v0", "Darkroom, 40 x 40", 10, 4, 20, 1000, 8_000, subgoal=20),
+}
+
+
+class Run(NamedTuple):
+    """One run of the study."""
+
+    world: str
+    recipe: str
+    seed: int
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.world}/{self.recipe}"
+
+
+def planned(seeds: Iterable[int]) -> list[Run]:
+    """All runs, the first seed of each before the second of any."""
+    return [Run(w, r, seed, world.seconds) for seed in seeds for w, world in WORLDS.items() for r in RECIPES]
+
+
+def settings(world: World, recipe: str, seed: int, steps: int) -> dict[str, Any]:
+    """What a run changes of its recipe; `steps` are those of an episode."""
+    changes = {
+        "train.seed": seed,
+        "train.context_episodes": world.episodes,
+        "train.batch_size": world.batch,
+        "model.context": world.episodes * steps,
+    }
+    return changes | ({"model.subgoal_steps": world.subgoal} if recipe == "dmh" else {})
+
+
+def one_run(run: Run) -> dict[str, Any]:
+    """The row of a run, which is made in this process."""
+    import torch
+
+    from results.equal_time import provenance
+    from scanrl.collecting import collect_histories
+    from scanrl.in_context import held_out_tasks, score_tasks
+    from scanrl.policy import Policy
+    from scanrl.settings import run_config
+    from scanrl.training import run_training, time_update
+
+    torch.set_num_threads(1)
+    world = WORLDS[run.world]
+    data = collect_histories(world.env, "noise", tasks=world.tasks, steps=world.steps, seed=run.seed)
+    changes = settings(world, run.recipe, run.seed, int(data.lengths.max()))
+    updates = int(run.seconds / time_update(run_config(run.recipe, changes), data, clock=time.process_time))
+    once = {"train.steps": updates, "train.checkpoint_every": updates, "train.validate_every": updates}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        trained = run_training(run_config(run.recipe, changes, once), data, out=Path(folder) / "run")
+        spent, metrics = time.process_time() - began, trained.metrics()
+        policy = Policy(trained.checkpoint().model(), sample=True, seed=EVAL_SEED, forget="task")
+    tasks = np.tile(held_out_tasks(world.env, MOST_TASKS, fewer=True), EACH)
+    began = time.process_time()
+    scores, played = score_tasks(policy, world.env, tasks, episodes=world.played, seed=EVAL_SEED)
+    acting = time.process_time() - began
+    steps = sum(len(episode) for own in played for episode in own)
+    return {
+        "fingerprint": data.fingerprint,
+        "env": world.env,
+        "settings": changes,
+        "updates": updates,
+        "cpu_seconds": round(spent, 1),
+        "acting_ms": round(1e3 * acting / steps, 4),
+        "validation_loss": [line["val/loss"] for line in metrics if "val/loss" in line][-1],
+        "history": np.round(_history_curve(data), 4).tolist(),
+        "tasks": len(set(tasks.tolist())),
+        "each": EACH,
+        "episodes": world.played,
+        "eval_seed": EVAL_SEED,
+        "curve": np.round(scores.curve, 4).tolist(),
+        "by_task": np.round(scores.returns.reshape(EACH, -1, world.played).mean(axis=0)[:, -1], 3).tolist(),
+        "optimal": scores.optimal,
+        "random": scores.random,
+        **provenance(),
+    }
+
+
+def _history_curve(data: Any) -> np.ndarray:
+    """Mean return of the learner's episodes, by their number in a history."""
+    begins = np.flatnonzero(np.diff(data.histories, prepend=-1))
+    number = np.arange(len(data)) - np.repeat(begins, np.diff(np.append(begins, len(data))))
+    count = np.bincount(number)
+    whole = count == count[0]  # where episodes may end early some histories have more of them
+    return (np.bincount(number, weights=data.returns) / count)[whole]
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: one table for each world; its picture is drawn as well."""
+    lines = ["# Learning in context", "", "Protocol and command: `results/in_context.py`; rows: "]
+    lines[-1] += (
+        "`results/in_context.jsonl`. Mean return of an episode on held-out tasks, means over seeds; the interval"
+    )
+    lines[-1] += " is the 95 % one of the mean over seeds of the last episode. Attention acts on its cached window."
+    for name, world in WORLDS.items():
+        there = [row for row in rows if row["world"] == name]
+        if there:
+            lines += ["", f"## {world.title}", "", *_table(world, there)]
+            PICTURES.mkdir(exist_ok=True)
+            picture = f"in_context-{name}.svg"
+            (PICTURES / picture).write_text(_picture(world, there), encoding="utf-8")
+            lines += ["", f"![Return against episode](../docs/pictures/{picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(world: World, rows: Sequence[dict[str, Any]]) -> list[str]:
+    shown = [episode for episode in SHOWN if episode <= world.played]
+    head = ["recipe", *(f"episode {episode}" for episode in shown), "95 %", "of optimal", "seeds", "updates"]
+    head += ["training, CPU s", "held-out loss", "acting, ms a step"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for recipe in RECIPES:
+        mine = [row for row in rows if row["recipe"] == recipe]
+        if not mine:
+            continue
+        curves = np.array([row["curve"] for row in mine])
+        cells = [recipe, *(f"{curves[:, episode - 1].mean():.2f}" for episode in shown)]
+        cells += [interval_cell(curves[:, -1], 2), f"{100 * curves[:, -1].mean() / mine[0]['optimal']:.0f} %"]
+        cells += [str(len(mine)), f"{np.mean([row['updates'] for row in mine]):.0f}"]
+        for key, digits in (("cpu_seconds", 0), ("validation_loss", 4), ("acting_ms", 3)):
+            cells.append(f"{np.mean([row[key] for row in mine]):.{digits}f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    first = rows[0]
+    lines += [
+        "",
+        f"Optimal {first['optimal']:.2f}, random {first['random']:.3f}; the learner of the histories ends at ",
+    ]
+    lines[-1] += (
+        f"{first['history'][-1]:.2f}. {first['tasks']} held-out tasks, each {first['each']} times; contexts of "
+    )
+    lines[-1] += f"{world.episodes} episodes."
+    return lines
+
+
+def _picture(world: World, rows: Sequence[dict[str, Any]]) -> str:
+    curves = {r: np.array([row["curve"] for row in rows if row["recipe"] == r]) for r in RECIPES}
+    first = rows[0]
+    return draw_learning(
+        world.title,
+        {recipe: curve for recipe, curve in curves.items() if len(curve)},
+        np.array(first["history"]),
+        {"optimal": first["optimal"], "random": first["random"]},
+    )
+
+
+STUDY = Study(Path(__file__), planned, one_run, page)
+
+if __name__ == "__main__":
+    command(STUDY, __doc__)

@@ -1,0 +1,67 @@
+"""The command that studies share: `plan`, `run` and `page`, with rows in a file beside the script.
+
+A run is a process of its own that prints its row, so that a study goes on where it was stopped and makes none twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from results.equal_time import append_missing, missing, read_rows
+
+__all__ = ["Study", "command", "named"]
+
+
+class Study(NamedTuple):
+    """What is planned and made.
+
+    Attributes:
+        script: the script; rows and page stand beside it, with its name.
+        planned: all runs of some seeds, the first seed of each before the second of any; a run has `name` and `seed`.
+        row: the row of a run, made in this process: what it is called, and what came out.
+        page: the rows as Markdown; it may write pictures too.
+    """
+
+    script: Path
+    planned: Callable[[Iterable[int]], list[Any]]
+    row: Callable[[Any], dict[str, Any]]
+    page: Callable[[Sequence[dict[str, Any]]], str]
+
+
+def named(runs: Iterable[Any], patterns: Sequence[str]) -> list[Any]:
+    """The runs whose names the patterns leave over; all without any."""
+    return [run for run in runs if not patterns or any(fnmatch(run.name, pattern) for pattern in patterns)]
+
+
+def command(study: Study, doc: str, words: Sequence[str] | None = None) -> None:
+    """Plans, runs, or writes the page."""
+    from scanrl.seeds import read_seeds
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("plan", "run", "one", "page"))
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="runs of these names, with *")
+    parser.add_argument("--seeds", type=read_seeds, default=(0, 1, 2))
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, on one thread each")
+    parser.add_argument("--rows", type=Path, default=study.script.with_suffix(".jsonl"), help="where the rows are")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(words)
+    if chosen.what == "page":
+        study.script.with_suffix(".md").write_text(study.page(read_rows(chosen.rows)), encoding="utf-8")
+        return
+    if chosen.what == "one":
+        [run] = [run for run in study.planned(chosen.seeds) if run.name == chosen.run]
+        print(json.dumps({**run._asdict(), **study.row(run)}))
+        return
+    left = missing(named(study.planned(chosen.seeds), chosen.only), read_rows(chosen.rows))
+    if chosen.what == "plan":
+        print("\n".join(f"{run.name}, seed {run.seed}" for run in left))
+        return
+    words = ["-m", f"results.{study.script.stem}", "one"]
+    jobs = [(f"{run.name}, seed {run.seed}", [*words, "--seeds", str(run.seed), "--run", run.name]) for run in left]
+    sys.exit(1 if append_missing(jobs, chosen.rows, chosen.workers) else 0)

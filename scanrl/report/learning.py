@@ -1,0 +1,75 @@
+"""Return against episode as an SVG file that stands alone and follows light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from markupsafe import Markup
+
+from scanrl.report.charts import Line, Mark, line_chart
+from scanrl.report.scales import element, number
+
+__all__ = ["STYLES", "draw_learning"]
+
+STYLES = ("first", "second", "third", "fourth")
+"""Colours of curves, in their order; more than these share the last one."""
+
+STYLE = """
+svg { font: 12px system-ui, sans-serif; background: #fff; fill: #333 }
+.grid { stroke: #e6e6e1 } .axis { stroke: #999 } .tick, .axis-name { fill: #777 }
+.mark { stroke: #777; stroke-dasharray: 3 3 } .mark-name { fill: #777 } .title { font-weight: 600 }
+.curve { fill: none; stroke: var(--line); stroke-width: 2; stroke-linejoin: round }
+.band { fill: var(--line); opacity: .16 } .dot { fill: var(--line) } .name { fill: var(--line) }
+.first { --line: #2a5bd7 } .second { --line: #b8590b } .third { --line: #2f855a } .fourth { --line: #8a3ffc }
+.history { --line: #9aa1ab }
+@media (prefers-color-scheme: dark) {
+  svg { background: #16181c; fill: #ddd } .grid { stroke: #2a2d32 } .axis { stroke: #666 }
+  .tick, .axis-name, .mark-name { fill: #999 } .mark { stroke: #999 }
+  .first { --line: #86a8ff } .second { --line: #f0a556 } .third { --line: #68d391 } .fourth { --line: #be95ff }
+  .history { --line: #6d7785 }
+}
+"""
+WIDTH, HEIGHT, TOP = 760.0, 320.0, 24.0
+
+
+def draw_learning(
+    title: str,
+    curves: Mapping[str, np.ndarray],
+    history: np.ndarray | None = None,
+    marks: Mapping[str, float] | None = None,
+) -> Markup:
+    """Mean return against the number of the episode, with the range of the runs as a band.
+
+    Args:
+        title: said above.
+        curves: by name, `(runs, n)`: the mean return of each run in its episodes 1 to `n`.
+        history: `(m,)`, mean return of the learner the histories are of, in its episodes; drawn as far as `n`.
+        marks: names and returns of further lines, such as those of the optimal and of a random policy.
+    """
+    lines = []
+    for place, (name, runs) in enumerate(curves.items()):
+        several = len(runs) > 1
+        lines.append(_line(name, runs.mean(0), STYLES[min(place, len(STYLES) - 1)], runs if several else None))
+    if history is not None:
+        most = max(runs.shape[1] for runs in curves.values())
+        lines.append(_line("its learner", history[:most], "history"))
+    last = "; ".join(f"{line.name} {number(float(line.values[-1]))}" for line in lines)
+    chart = line_chart(
+        lines,
+        width=WIDTH,
+        height=HEIGHT,
+        title=f"{title}: return against episode. Last: {last}.",
+        y_name="return of an episode",
+        x_name="episode",
+        marks=[Mark(name, value) for name, value in (marks or {}).items()],
+    )
+    inner = element("svg", chart, x=0.0, y=TOP, width=WIDTH, height=HEIGHT)
+    size = {"width": WIDTH, "height": HEIGHT + TOP, "viewBox": f"0 0 {WIDTH:g} {HEIGHT + TOP:g}"}
+    head = element("text", title, x=2.0, y=18.0, class_="title")
+    return element("svg", element("style", Markup(STYLE)), head, inner, xmlns="http://www.w3.org/2000/svg", **size)
+
+
+def _line(name: str, values: np.ndarray, style: str, runs: np.ndarray | None = None) -> Line:
+    low, high = (None, None) if runs is None else (runs.min(0), runs.max(0))
+    return Line(name, np.arange(1, len(values) + 1), np.asarray(values, np.float64), style, low, high)
