@@ -12,24 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from results import hopper_scores
-from scanrl.intervals import mean, stratified_bootstrap
+from scanrl.grid.schedule import read_rows
+from scanrl.grid.table import Line, lines_of
 from scanrl.models.ablations import ABLATIONS
 from scanrl.models.catalogue import parameter_count
 from scanrl.models.recipes import RECIPES, Recipe, recipe
 from scanrl.nn import ModelConfig
-from scanrl.settings import run_config
 
 __all__ = ["PAGE", "PUBLISHED", "PUBLISHED_VARIANTS", "write_page"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HOPPER = (11, 3)
-DATASETS = ("hopper-medium", "hopper-medium-replay")
+GRID, BUDGET = Path(__file__).with_name("recipes"), "1000 updates"
 
 
 class Published(NamedTuple):
@@ -78,10 +75,10 @@ def write_page(page: str) -> str:
 def recipes_table() -> str:
     """One row per recipe."""
     head = ("recipe", "paper", "in our parts", "parameters", "our score", "the paper's score", "how that was chosen")
-    lines = []
+    lines, scored = [], lines_of(read_rows(GRID))
     for name, build in RECIPES.items():
         chosen, published = build(), PUBLISHED.get(name, Published("-", "-"))
-        cells = (parts(chosen.model), f"{parameter_count(name, *HOPPER):,}", _our_score(name), *published)
+        cells = (parts(chosen.model), f"{parameter_count(name, *HOPPER):,}", _our_score(scored, name), *published)
         lines.append([f"`{name}`", chosen.paper, *cells, departures(build)])
     return _table([*head, "departures from the paper"], lines)
 
@@ -122,21 +119,16 @@ def _is_recipe(function: str) -> bool:
     return function.replace("_", "-") in RECIPES
 
 
-def _our_score(name: str) -> str:
-    """Mean over seeds of runs with the recipe's own settings, with its interval."""
-    own = run_config(name)
-    labels = [label for label, (base, changes) in hopper_scores.SETTINGS.items() if run_config(base, changes) == own]
+def _our_score(lines: Sequence[Line], name: str) -> str:
+    """Last checkpoints of the recipe with its own settings, on every task of the grid."""
     shown = []
-    for dataset in DATASETS:
-        values = [np.array(hopper_scores.scores(label, dataset, "recurrent")) for label in labels]
-        values = [value for value in values if len(value)]
-        if not values:
-            return "-"
-        [seeds] = values
-        interval = stratified_bootstrap(seeds, statistic=mean)
-        spread = "1 seed" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}, {len(seeds)} seeds"
-        shown.append(f"{seeds.mean():.1f} ({spread})")
-    return "; ".join(shown)
+    for line in lines:
+        cell = line.cells["last"]
+        if (line.keys[0], line.keys[2]) == (name, BUDGET) and line.about and cell is not None:
+            interval, seeds = cell.interval, len(line.seeds)
+            spread = "1 seed" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}, {seeds} seeds"
+            shown.append(f"{line.keys[1]} {cell.mean:.1f} ({spread})")
+    return "; ".join(shown) or "-"
 
 
 def _written(value: object) -> str:

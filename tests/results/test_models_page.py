@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 
 from results import models_page
-from results.models_page import PAGE, PUBLISHED, PUBLISHED_VARIANTS, departures, parts, recipes_table, write_page
+from results.models_page import (
+    BUDGET,
+    PAGE,
+    PUBLISHED,
+    PUBLISHED_VARIANTS,
+    departures,
+    parts,
+    recipes_table,
+    write_page,
+)
 from scanrl.models.ablations import ABLATIONS
 from scanrl.models.recipes import RECIPES, Recipe, recipe
 from scanrl.nn import ModelConfig
+from tests.grid.grids import row
 
 
 def test_the_committed_page_is_what_the_recipes_give() -> None:
@@ -51,12 +61,11 @@ def test_departures_are_what_the_docstring_says() -> None:
     assert all(departures(build) for build in RECIPES.values())
 
 
-def test_our_scores_are_of_runs_with_the_recipes_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {line.split(" |")[0].strip("| `"): line.split(" | ") for line in recipes_table().splitlines()[2:]}
-    assert list(rows) == list(RECIPES)
-    found = models_page.hopper_scores.scores("dmm-dc, 64 steps, batch 64", "hopper-medium", "recurrent")
-    assert rows["dmm-dc"][4].startswith(f"{sum(found) / len(found):.1f} (")
-    assert f"{len(found)} seeds" in rows["dmm-dc"][4]
-    assert rows["dc"][4] == "-"
-    monkeypatch.setattr(models_page.hopper_scores, "scores", lambda *_: [50.0])
-    assert "50.0 (1 seed); 50.0 (1 seed)" in recipes_table()
+def test_our_scores_are_the_last_checkpoints_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row("dm", seed=seed, scores=((0.0,), (score,)), budget=BUDGET) for seed, score in enumerate((40.0, 60.0))]
+    rows += [row("dm", task="walker", scores=((0.0,), (7.0,)), budget=BUDGET), row("dc", budget="120 CPU s")]
+    monkeypatch.setattr(models_page, "read_rows", lambda _: rows)
+    found = {line.split(" |")[0].strip("| `"): line.split(" | ")[4] for line in recipes_table().splitlines()[2:]}
+    assert list(found) == list(RECIPES)
+    assert found["dm"] == "hopper 50.0 (-77 to 177, 2 seeds); walker 7.0 (1 seed)"
+    assert found["dc"] == "-"
