@@ -6,7 +6,8 @@
 The recording is local: a script that reads the game's memory, with noise, cut at 3,000 steps an episode. It is not
 DQN-replay data, and scores of the papers do not compare. The model is the recipe's Atari form (`scanrl.models.atari`)
 with three layers instead of six, no dropout and standardised pixels (rows without that setting: pixels divided by 255,
-from which nothing was learned; see docs/log.md). Its last checkpoint plays `EPISODES` episodes cut at the same length,
+from which nothing was learned; see docs/log.md); `bc` is itself, one picture stack at a time, and `--top-fraction`
+trains on the best episodes only. Its last checkpoint plays `EPISODES` episodes cut at the same length,
 asked for the best return of the data, on the window it was trained on and with the state carried, each with the
 likeliest actions and with actions drawn. Each call adds one row to `results/pong.jsonl`. Windows and batch may be given
 (`--context`, `--batch`); rows are all kept, so that what was tried is seen.
@@ -38,28 +39,30 @@ ENV, EPISODES, EVAL_SEED, MAX_STEPS = "scanrl/Pong-v0", 8, 1000, 3000
 LAYERS = 3
 
 
-def settings(recipe: str, updates: int, seed: int, context: int, batch: int) -> dict[str, Any]:
+def settings(recipe: str, updates: int, seed: int, context: int, batch: int, top: float) -> dict[str, Any]:
     """Changes to the recipe's own, by dotted key."""
-    model = {**ATARI[recipe], "dropout": 0.0, "context": context, "pixels": "standardised"}
-    model["pattern"] = model["pattern"].replace("*6", f"*{LAYERS}")
+    model = {**ATARI.get(recipe, {}), "dropout": 0.0, "context": context, "pixels": "standardised"}
+    if "pattern" in model:
+        model["pattern"] = model["pattern"].replace("*6", f"*{LAYERS}")
     train = {
         "steps": updates,
         "batch_size": batch,
         "learning_rate": 1e-3,
         "clip_norm": 1.0,
         "checkpoint_every": updates,
+        "top_fraction": top,
         "seed": seed,
     }
     return {**{f"model.{k}": v for k, v in model.items()}, **{f"train.{k}": v for k, v in train.items()}}
 
 
 def train_and_score(
-    data: Path, recipe: str, updates: int, seed: int, context: int, batch: int, out: Path | None
+    data: Path, recipe: str, updates: int, seed: int, context: int, batch: int, top: float, out: Path | None
 ) -> dict[str, Any]:
     """One run: the row of the table."""
     torch.set_num_threads(1)
     dataset = load(f"store:{data}")
-    changes = settings(recipe, updates, seed, context, batch)
+    changes = settings(recipe, updates, seed, context, batch, top)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run = run_training(run_config(recipe, {}, changes), dataset, out=out or Path(folder) / "run")
@@ -102,16 +105,16 @@ def train_and_score(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the store that tools/record_pong.py wrote")
-    parser.add_argument("--recipe", choices=ATARI, default="dmm-dc")
+    parser.add_argument("--recipe", choices=(*ATARI, "bc"), default="dmm-dc")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--context", type=int, default=8, help="steps of a window")
     parser.add_argument("--batch", type=int, default=40, help="windows of an update")
+    parser.add_argument("--top-fraction", type=float, default=1.0, help="of the steps: the best episodes that hold it")
     parser.add_argument("--out", type=Path, help="folder to keep the run in")
     chosen = parser.parse_args()
-    row = train_and_score(
-        chosen.data, chosen.recipe, chosen.updates, chosen.seed, chosen.context, chosen.batch, chosen.out
-    )
+    sizes = (chosen.context, chosen.batch, chosen.top_fraction)
+    row = train_and_score(chosen.data, chosen.recipe, chosen.updates, chosen.seed, *sizes, chosen.out)
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(f"data: mean return {row['data_return_mean']:.2f}, best {row['data_return_max']:.0f}")
