@@ -47,8 +47,8 @@ def collect_episodes(
 
     Args:
         env: Gymnasium id.
-        policy: `random`, a run or checkpoint folder, or `sb3:FILE.zip`, a model of Stable-Baselines3 whose file is
-            named after its algorithm.
+        policy: `random`, a run or checkpoint folder, or `sb3:FILE.zip`, a model of Stable-Baselines3 with an MLP
+            policy, whose file is named after its algorithm; its pickles are not read.
         episodes: how many.
         seed: of the initial states and of what the random policy draws.
         num_envs: environments side by side.
@@ -59,7 +59,7 @@ def collect_episodes(
     """
     make = _maker(env, options or {})
     spec = environment_spec(make)
-    actor = _actor(policy, spec, seed)
+    actor = _actor(policy, make, spec, seed)
     played = rollout(actor, make, episodes=episodes, seed=seed, num_envs=num_envs)
     dataset = Dataset.from_trajectories(played, spec=spec, name=f"{env}-{Path(policy).name}")
     dataset.source = _source(env, options, policy=policy, seed=seed)
@@ -168,11 +168,11 @@ def _maker(env: str, options: Mapping[str, Any]) -> EnvSource:
     return (lambda: make_with(env, options)) if options else env
 
 
-def _actor(policy: str, spec: Any, seed: int) -> Actor:
+def _actor(policy: str, make: EnvSource, spec: Any, seed: int) -> Actor:
     if policy == "random":
         return RandomActor(spec, seed)
     if policy.startswith("sb3:"):
-        return LoadedActor(policy.removeprefix("sb3:"))
+        return LoadedActor(policy.removeprefix("sb3:"), make)
     if not Path(policy).exists():
         raise DataError(f"policy: expected random, sb3:FILE.zip or a run folder, got {policy!r}")
     loaded = Policy.load(policy)

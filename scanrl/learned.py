@@ -1,20 +1,24 @@
 """What Stable-Baselines3 learns and has learned: the episodes of a learner in order, and finished policies as actors.
 
-The library is an extra and is imported when it is asked for. Its model files hold pickles: loading one runs whatever
-code it contains, so load only your own.
+The library is an extra and is imported when it is asked for. Its own `load` unpickles, which runs whatever code a file
+contains. Here a model is built anew for the environment, and of the file only the weights and plain JSON are read.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import json
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from scanrl.envs.make import EnvSource, make_environment
 from scanrl.types import DataError, Trajectory
@@ -23,6 +27,9 @@ __all__ = ["ALGORITHMS", "LoadedActor", "learn_episodes"]
 
 ALGORITHMS = ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")
 """Learners of Stable-Baselines3, by the names in lower case."""
+
+REPLAYING = ("DDPG", "DQN", "SAC", "TD3")
+"""Learners with a replay buffer, which a finished policy has no use for."""
 
 
 def learn_episodes(algorithm: str, env: EnvSource, steps: int, seed: int) -> list[Trajectory]:
@@ -52,14 +59,18 @@ def learn_episodes(algorithm: str, env: EnvSource, steps: int, seed: int) -> lis
 
 
 class LoadedActor:
-    """A saved model of Stable-Baselines3 as something that plays episodes.
+    """A saved model of Stable-Baselines3 with an MLP policy as something that plays episodes.
 
     Args:
         path: the archive, whose name begins with that of the algorithm, e.g. `ppo.zip` or `sac-hopper.zip`.
+        env: what it plays, whose spaces are the model's: Gymnasium id, or a function that makes one environment.
         sample: draw actions as in training instead of taking the most likely.
+
+    Raises:
+        DataError: the library is missing, or the file is no such model of this environment.
     """
 
-    def __init__(self, path: str | Path, *, sample: bool = False) -> None:
+    def __init__(self, path: str | Path, env: EnvSource, *, sample: bool = False) -> None:
         path = Path(path)
         named = re.match(r"[a-z0-9]+", path.stem.lower())
         if named is None or named[0] not in ALGORITHMS:
@@ -68,7 +79,7 @@ class LoadedActor:
         if not path.is_file():
             raise DataError(f"sb3:{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}")
         try:
-            self.model = learner.load(path, device="cpu")
+            self.model = _rebuilt(learner, path, env)
         except Exception as error:  # archives of other versions fail in many ways
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise DataError(f"sb3:{path}: expected a model of {named[0]}, got {reason}") from error
@@ -81,6 +92,26 @@ class LoadedActor:
         """`(B, A)` float32, or `(B,)` int64 if discrete."""
         actions, _ = self.model.predict(observations, deterministic=not self.sample)
         return np.asarray(actions, np.int64 if actions.dtype.kind in "iu" else np.float32)
+
+
+def _rebuilt(learner: Any, path: Path, env: EnvSource) -> Any:
+    """A new model with the archive's weights; no pickle in it is touched."""
+    with zipfile.ZipFile(path) as archive:
+        weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        said = json.loads(archive.read("data")).get("policy_kwargs") or {}
+    shape = {name: said[name] for name in ("net_arch", "n_critics", "use_sde") if name in said}
+    # Classes are told by their names beside their pickles.
+    named = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(said.get("activation_fn", "")))
+    if named is not None:
+        shape["activation_fn"] = getattr(torch.nn.modules.activation, named[1])
+    memory = {"buffer_size": 1} if learner.__name__ in REPLAYING else {}
+    made = make_environment(env)
+    try:
+        model = learner("MlpPolicy", made, policy_kwargs=shape, device="cpu", verbose=0, **memory)
+    finally:
+        made.close()
+    model.policy.load_state_dict(weights)
+    return model
 
 
 class Recorder(gym.Wrapper):

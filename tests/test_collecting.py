@@ -6,6 +6,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from scanrl import learned
 from scanrl.cli import main
@@ -14,6 +15,7 @@ from scanrl.data import check, load, read_store, write_store
 from scanrl.data.histories import HistorySampler
 from scanrl.envs import ENVS
 from scanrl.envs.darkroom import Darkroom
+from scanrl.learned import LoadedActor
 from scanrl.types import DataError
 from tests.conftest import make_dataset
 from tests.runs import CARTPOLE, fit
@@ -143,6 +145,36 @@ def test_a_model_of_stable_baselines_is_recorded():
     stable_baselines3.PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0, device="cpu").save("ppo.zip")
     assert main(["collect", "--env", "CartPole-v1", "--policy", "sb3:ppo.zip", "--episodes", "2", "-o", "x.ds"]) == 0
     assert len(read_store("x.ds")) == 2
+
+
+@needs_sb3
+@pytest.mark.parametrize("name", ["A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"])
+def test_a_loaded_model_acts_as_the_saved_one_and_no_pickle_is_read(name, monkeypatch, tmp_path):
+    import stable_baselines3
+
+    env = "CartPole-v1" if name in ("DQN", "PPO") else "Pendulum-v1"
+    shape = {"net_arch": [8, 6], "activation_fn": torch.nn.ELU}
+    saved = getattr(stable_baselines3, name)("MlpPolicy", env, policy_kwargs=shape, device="cpu")
+    saved.save(tmp_path / f"{name.lower()}.zip")
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    for module in ("pickle", "cloudpickle"):
+        monkeypatch.setattr(importlib.import_module(module), "loads", refuse)
+    actor = LoadedActor(tmp_path / f"{name.lower()}.zip", env)
+    observations = np.stack([gym.make(env).observation_space.sample() for _ in range(5)]) / 10
+    expected, _ = saved.predict(observations, deterministic=True)
+    assert np.allclose(actor.act(observations, np.zeros(5), np.zeros(5, bool)), expected, atol=1e-6)
+
+
+@needs_sb3
+def test_a_model_of_another_environment_is_refused(tmp_path):
+    import stable_baselines3
+
+    stable_baselines3.PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "ppo.zip")
+    with pytest.raises(DataError, match=r"^sb3:.*ppo.zip: expected a model of ppo, got RuntimeError: .*size mismatch"):
+        LoadedActor(tmp_path / "ppo.zip", "Acrobot-v1")
 
 
 def test_without_stable_baselines_one_line_says_what_to_install(monkeypatch, failing):
