@@ -79,7 +79,7 @@ def candidates(case: Case, streams: int) -> list[Candidate]:
         found.append(Candidate(case, impl, policy, lambda policy=policy: policy.act(seen, earned)))
         if isinstance(policy._streams, NativeStreams):
             step, nobody, late = policy._streams._native, np.zeros(streams, bool), np.full(streams, 12)
-            arrays = (nobody, late, earned, seen, np.zeros((streams, 3), np.float32), earned)
+            arrays = (nobody, late, late + 1, earned, seen, np.zeros((streams, 3), np.float32), earned)
             found.append(Candidate(case, "native call", policy, lambda: step(*arrays)))  # noqa: B023
     return found
 
@@ -117,8 +117,10 @@ def row(x: Candidate, streams: int, steps: int, timing: Timing, base: Timing | N
         "ratio_p10": base.p10 / timing.p10 if base else None,
         "gflops": None,
     }
-    if x.impl == "native call" and isinstance(x.policy._streams, NativeStreams):
-        found["gflops"] = 2e-6 * multiplications(x.policy._streams._native.code, streams) / timing.median_ms
+    if x.impl == "native call":
+        code = x.policy.model.lower()
+        assert isinstance(code, Code)
+        found["gflops"] = 2e-6 * multiplications(code, streams) / timing.median_ms
     few = steps if x.impl == "native" else 2 * SAMPLE
     early, late = (None, None) if x.impl == "native call" else growth(x, streams, few)
     found |= {"steps": few, "early_ms": early, "late_ms": late}

@@ -73,12 +73,6 @@ class Policy:
             raise DataError(f"forget: expected one of {', '.join(get_args(Forget))}, got {forget!r}")
         self.model = model.eval()
         self.forget: Forget = forget
-        # The native step takes the index of a step for how much there is to remember, and for the row of its time.
-        indexed = model.config.time_embedding or "attention" in model.config.pattern
-        if forget == "task" and indexed:
-            if impl == "native":
-                raise DataError("impl: expected reference for attention or times and forget='task', got 'native'")
-            impl = "reference"
         self._impl: StepImpl | None = impl
         self.spec = model.spec
         self.context: Context = context

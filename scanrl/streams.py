@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor
 from scanrl.batch import Batch
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted
 from scanrl.kernels import ScanChoice, scan_choice
-from scanrl.kernels.native_step import Code, NativeStep, StaleWeights
-from scanrl.models.build import Model
+from scanrl.kernels.native_step import StaleWeights
+from scanrl.models.build import Model, ModelCode
 from scanrl.nn import State, replace_rows
 from scanrl.nn.program import NoNativeStep
 from scanrl.types import Context
@@ -115,7 +115,7 @@ def step_choice(model: Model, *, sample: bool = False) -> ScanChoice:
     return _native_code(model, sample=sample)[1]
 
 
-def _native_code(model: Model, *, sample: bool) -> tuple[Code | None, ScanChoice]:
+def _native_code(model: Model, *, sample: bool) -> tuple[ModelCode | None, ScanChoice]:
     choice = scan_choice("cpu")
     if choice.impl != "native":
         return None, choice
@@ -136,15 +136,15 @@ class NativeStreams(Streams):
     batch have no influence on a result, not even on its rounding.
     """
 
-    def __init__(self, model: Model, count: int, generator: torch.Generator | None, code: Code) -> None:
+    def __init__(self, model: Model, count: int, generator: torch.Generator | None, code: ModelCode) -> None:
         self._model, self._generator, self.count = model, generator, count
-        self._native = NativeStep(code, count)
-        self._return_in_head = "R" in model.config.layout[: code.head]
+        self._native = code.begin(count)
+        self._return_in_head = "R" in model.config.layout[: model.config.head_letters]
 
     def step(self, x: Step) -> np.ndarray | None:
         if self._generator is None:
             return self._run(x)
-        before = self._native.state.copy()  # drawing may fail after the streams have moved
+        take_back = self._native.undo()  # drawing may fail after the streams have moved
         try:
             with torch.inference_mode():
                 outputs = self._run(x)
@@ -153,24 +153,26 @@ class NativeStreams(Streams):
                 actions = self._model.head.choose(torch.from_numpy(outputs), self._generator)
                 return self._model.tokens.unscale_actions(actions).numpy()
         except BaseException:
-            self._native.state[:] = before
+            take_back()
             raise
 
     def copy(self, generator: torch.Generator | None) -> NativeStreams:
-        other = NativeStreams(self._model, self.count, generator, self._native.code)
-        other._native.state[:] = self._native.state
+        other = copy(self)
+        other._native, other._generator = self._native.copy(), generator
         return other
 
     def state_bytes(self) -> int:
-        return self._native.state.nbytes
+        return self._native.nbytes
 
     def _run(self, x: Step) -> np.ndarray | None:
         wanted = (x.return_to_go if self._return_in_head else x.last_return_to_go).astype(np.float32)
         for _ in range(_ATTEMPTS):
             try:
-                return self._native(x.first, x.last_timestep, wanted, x.observation, x.last_action, x.reward)
+                native, times = self._native, (x.last_timestep, x.timestep)
+                return native(x.first, *times, wanted, x.observation, x.last_action, x.reward)
             except StaleWeights:
-                self._native.load(self._model.lower(sample=self._generator is not None))
+                code: Any = self._model.lower(sample=self._generator is not None)  # of the same kind as before
+                self._native.load(code)
         raise RuntimeError(f"the weights changed {_ATTEMPTS} times during one step; stop training while a policy acts")
 
 

@@ -46,7 +46,8 @@ def test_recipes_that_do_not_step_natively_are_named_with_the_reason(capsys, mon
         attending = {name for name, build in RECIPES.items() if "attention" in build().model.pattern}
         assert {name for name, step in found["step"].items() if step["impl"] != "native"} == before | attending
         assert found["step"]["mambadm"]["reason"] == "GLoMa has no native step"
-        assert found["step"]["ds4"]["reason"] == "merged tokens have no native step"
+        assert found["step"]["ds4"]["reason"] == "S4D has no native step"
+        assert found["step"]["ad-mamba"]["impl"] == "native"
         assert "dt in torch: Attention has no native step" in said
     else:
         assert f"in torch: {found['scan']['reason']}" in said

@@ -31,6 +31,7 @@ def stepping(request, monkeypatch):
         monkeypatch.setattr(streams, "scan_choice", lambda _: ScanChoice("reference", "the test says so", ""))
     elif native.extension()[0] is None:
         pytest.skip("the C extension is not available")
+    return request.param
 
 
 def model_of(name, layout, **changes):
@@ -64,12 +65,12 @@ def play(policy, rows=2):
     )
 
 
-@pytest.mark.usefixtures("stepping")
 @pytest.mark.parametrize("context", ["recurrent", 20])
 @pytest.mark.parametrize("name, layout, merged", CASES)
-def test_acting_across_episodes_equals_the_training_forward(name, layout, merged, context):
+def test_acting_across_episodes_equals_the_training_forward(stepping, name, layout, merged, context):
     model = model_of(name, layout, merged=merged)
     policy = Policy(model, context=context, forget="task")
+    assert policy.step_choice().impl == ("native" if (stepping, context) == ("native", "recurrent") else "reference")
     batch = play(policy)
     with torch.inference_mode():
         expected = policy.model.actions(batch)
@@ -82,8 +83,6 @@ def test_acting_across_episodes_equals_the_training_forward(name, layout, merged
 def test_what_ends_the_memory_has_a_name():
     with pytest.raises(DataError, match=r"^forget: expected one of episode, task, got 'never'$"):
         Policy(model_of("dm", "sar"), forget="never")
-    with pytest.raises(DataError, match=r"^impl: expected reference for attention or times and forget='task'"):
-        Policy(model_of("ad", "sar", merged=False), forget="task", impl="native")
 
 
 class Witness:

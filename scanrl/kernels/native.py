@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["Isa", "Plan", "address", "extension", "isa", "keep_memory", "module", "plan", "rows", "strided", "threads"]
 
-ABI = 6  # of the calls into the extension; raise it here and in native.c whenever one of them changes
+ABI = 7  # of the calls into the extension; raise it here and in native.c whenever one of them changes
 TASKS = 32  # pieces of work to aim at: enough for any sensible number of threads, few enough to add up
 
 

@@ -6,6 +6,7 @@ says what each instruction does. Everything is float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from scanrl.kernels import native
 
-__all__ = ["LETTERS", "Code", "NativeStep", "StaleWeights", "aligned", "probe"]
+__all__ = ["HEADER", "LETTERS", "Code", "NativeStep", "StaleWeights", "aligned", "probe"]
 
-LETTERS = "Rsar"
+LETTERS = "Rsarz"
 """The inputs of a step, in the order of `NativeStep`'s arguments."""
+
+HEADER = 16  # floats of a stream's state before what its instructions keep, as in csrc/step.h
 
 _LARGE = 1 << 23  # multiplications of one call from which a second thread is worth waking
 _STALE = 1  # what the extension says of weights that changed, as in csrc/step.c
@@ -30,12 +33,18 @@ class Code(NamedTuple):
     weights: np.ndarray  # float32
     places: int  # M
     head: int  # tokens that are known before acting
+    prefix: int  # of them, those that a stream gets at its start only
     row_size: int  # floats of registers per token
     state_size: int  # floats per stream
+    ring_size: int  # floats per stream: keys and values of attention
     output_shape: tuple[int, ...]  # per stream
     output_kind: type[np.generic]  # float32 or int64
     probes: np.ndarray  # (n, 2) int64: addresses in the model, and the bits that stood there
     sources: tuple[Tensor, ...]  # what the probes look at, kept alive
+
+    def begin(self, count: int) -> NativeStep:
+        """`count` streams before their first step."""
+        return NativeStep(self, count)
 
 
 class StaleWeights(Exception):
@@ -56,10 +65,13 @@ class NativeStep:
         threads = min(native.threads(), count) if large else 1
         blocks = max(-(-count // most), threads)
         block = max(-(-count // blocks), 1)
+        self.count = count
         self.state = aligned(count * code.state_size)
+        self.rings = aligned(count * code.ring_size)
         self._scratch = aligned(threads * block * code.places * code.row_size)
         width = max(int(np.prod(code.output_shape)), 1)
-        self._integers = (isa.number, threads, block, code.places, code.head, code.row_size, code.state_size, width)
+        sizes = (code.row_size, code.state_size, code.ring_size, width)
+        self._integers = (isa.number, threads, block, code.places, code.head, code.prefix, *sizes)
         self._run = native.module().step
         self._output = (count, *code.output_shape), code.output_kind
         self.load(code)
@@ -67,36 +79,64 @@ class NativeStep:
     def load(self, code: Code) -> None:
         """Goes on with other weights of the same program."""
         self.code = code
-        self._fixed = (*self._integers, code.instructions, code.weights, code.probes, self._scratch, self.state)
+        arrays = (code.instructions, code.weights, code.probes, self._scratch, self.state, self.rings)
+        self._fixed = (*self._integers, *arrays)
+
+    def undo(self) -> Callable[[], None]:
+        """What takes back the next step, if it is called before another one. It keeps a copy of all but the rings."""
+        before = self.state.copy()
+
+        def take_back() -> None:
+            self.state[:] = before
+
+        return take_back
+
+    def copy(self) -> NativeStep:
+        """The same streams, which go on by themselves."""
+        other = self.code.begin(self.count)
+        other.state[:], other.rings[:] = self.state, self.rings
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all streams."""
+        return self.state.nbytes + self.rings.nbytes
 
     def __call__(
         self,
         first: np.ndarray,
-        steps: np.ndarray,
+        last: np.ndarray,
+        now: np.ndarray,
         R: np.ndarray | None = None,
         s: np.ndarray | None = None,
         a: np.ndarray | None = None,
         r: np.ndarray | None = None,
+        z: np.ndarray | None = None,
+        only: np.ndarray | None = None,
     ) -> np.ndarray | None:
-        """Moves all streams on by one step. Arrays are contiguous; an input that the program does not read may be None.
+        """Moves streams on by one step. Arrays are contiguous; an input that the program does not read may be None.
 
         Args:
             first: (S,) bool: rows that start; they forget everything and get no tail tokens.
-            steps: (S,) int64: index of the last step in its episode.
+            last: (S,) int64: index of the last step in its episode.
+            now: (S,) int64: index of this one.
             R: (S,) float32: return-to-go of the step to which its token belongs.
             s: (S, *O) float32: observations.
             a: (S, A) float32 or (S,) int64: last actions.
             r: (S,) float32: rewards of the last actions.
+            z: (S, *) float32: a vector that the program takes as it is.
+            only: (S,) bool: rows that make the step; the others stay as they are. None: all.
 
         Returns:
-            What the code computes (S, *), or None, with nothing done, if an observation or reward is not finite.
+            What the code computes (S, *), undefined in rows left out, or None, with nothing done, if an observation or
+            reward is not finite.
 
         Raises:
             ValueError: an array is too small.
             StaleWeights: the model's weights are no longer the code's; nothing has been done.
         """
         output = np.empty(*self._output)
-        outcome = self._run(*self._fixed, first, steps, output, R, s, a, r)
+        outcome = self._run(*self._fixed, first, last, now, only, output, R, s, a, r, z)
         if outcome == _STALE:
             raise StaleWeights
         return None if outcome else output

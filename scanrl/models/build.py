@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from scanrl.kernels.native_step import Code
 from scanrl.models.decision import DecisionModel
 from scanrl.models.hybrid import HybridModel
+from scanrl.models.hybrid_step import HybridCode
 from scanrl.nn import ModelConfig
 from scanrl.stats import Stats
 from scanrl.types import Spec
 
-__all__ = ["Model", "build_model"]
+__all__ = ["Model", "ModelCode", "build_model"]
 
 Model = DecisionModel | HybridModel
 """What is trained, saved and acted with."""
+
+ModelCode = Code | HybridCode
+"""Its step for the C kernels: what `lower` gives."""
 
 
 def build_model(config: ModelConfig, spec: Spec, stats: Stats, seed: int = 0) -> Model:

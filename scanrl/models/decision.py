@@ -16,11 +16,11 @@ from scanrl.batch import Batch
 from scanrl.kernels.native_step import Code
 from scanrl.nn import HEADS, MIXERS, Head, ModelConfig, PartsHead, ReturnHead, Stack, State, Tokens, map_state
 from scanrl.nn.mamba import Mamba
-from scanrl.nn.program import LAST, NoNativeStep, Program
+from scanrl.nn.program import LAST, NoNativeStep, Program, Register
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
-__all__ = ["DecisionModel", "head_for", "initialise"]
+__all__ = ["DecisionModel", "head_for", "initialise", "lower_choice"]
 
 AUTOMATIC = {"auto": "regression", "auto_entropy": "entropy_gaussian"}
 """The head for continuous actions; for discrete ones all take `categorical`."""
@@ -173,14 +173,9 @@ class DecisionModel(nn.Module):
         """
         if self.returns is not None:
             raise NoNativeStep("the step of a model that predicts its return is not one program")
-        program = Program(self.config.layout, self.config.head_letters)
+        program = Program(self.config.period, self.config.read_at + 1)
         hidden = self.stack.lower(program, self.tokens.lower(program), LAST)
-        hidden = program.norm(hidden, self.norm, LAST)
-        actions = self.head.lower_outputs(program, hidden) if sample else self.head.lower(program, hidden)
-        if actions is not None:
-            if not sample:
-                self.tokens.lower_unscale(program, actions)
-            program.write(actions)
+        lower_choice(program, program.norm(hidden, self.norm, LAST), self.head, self.tokens, sample=sample)
         used = (self.tokens, self.stack, self.norm, self.head)
         return program.finish([t for part in used for t in (*part.parameters(), *part.buffers())])
 
@@ -222,6 +217,19 @@ class DecisionModel(nn.Module):
             return total, MergedState(state.mixers, total)
         hidden, mixers = self.stack.step(self.tokens.merge(total, timesteps), state.mixers)
         return hidden, MergedState(mixers, torch.zeros_like(total))
+
+
+def lower_choice(program: Program, hidden: Register, head: Head, tokens: Tokens, *, sample: bool) -> None:
+    """Ends a program with the action in environment units, or with what the head draws from.
+
+    Raises:
+        NoNativeStep: the head has no such form.
+    """
+    actions = head.lower_outputs(program, hidden) if sample else head.lower(program, hidden)
+    if actions is not None:
+        if not sample:
+            tokens.lower_unscale(program, actions)
+        program.write(actions)
 
 
 def head_for(config: ModelConfig, spec: Spec) -> Head:

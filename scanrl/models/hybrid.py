@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from scanrl.batch import Batch
-from scanrl.kernels.native_step import Code
 from scanrl.models.decision import head_for
+from scanrl.models.hybrid_step import HybridCode, lower_hybrid
 from scanrl.nn import MIXERS, ModelConfig, Stack, State, Tokens, replace_rows
-from scanrl.nn.program import NoNativeStep
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
@@ -257,9 +256,9 @@ class HybridModel(nn.Module):
         """Actions in environment units from the stack's output `(B, D)` at an observation token."""
         return self.tokens.unscale_actions(self.head.act(self.norm(hidden), generator))
 
-    def lower(self, *, sample: bool = False) -> Code:
-        """Raises NoNativeStep: the planner's part of a step is not taken each time."""
-        raise NoNativeStep("the step of a model with sub-goals is not one program")
+    def lower(self, *, sample: bool = False) -> HybridCode:
+        """One step of a policy for the C kernels, as `DecisionModel.lower`."""
+        return lower_hybrid(self, sample=sample)
 
     def _begin(self, observations: Tensor, timesteps: Tensor, state: HybridState) -> HybridState:
         """A new segment in the rows where one is due; the planner runs only if there is such a row."""

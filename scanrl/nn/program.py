@@ -2,8 +2,8 @@
 
 Every module has a `lower` beside its `forward`: given the register that holds its input it appends what computes its
 output and returns the register that holds that. A register is a place in the row of a token; an instruction works on
-the rows of all tokens of the step (`ALL`), of those at which the action is read (`LAST`), or of one place of the layout
-(`at`). `csrc/step.h` says what each instruction does.
+the rows of all tokens of the step (`ALL`), of those at which the action is read (`LAST`), of streams that do not start
+(`GOING`), or of one place of the layout (`at`). `csrc/step.h` says what each instruction does.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from scanrl.kernels import native
-from scanrl.kernels.native_step import LETTERS, Code, aligned, probe
+from scanrl.kernels.native_step import HEADER, LETTERS, Code, aligned, probe
 
-__all__ = ["ALL", "LAST", "NoNativeStep", "Program", "Register", "at"]
+__all__ = ["ALL", "GOING", "LAST", "NoNativeStep", "Program", "Register", "at"]
 
-ALL, LAST = 0, 1
-_OF_PLACE = 2
+ALL, LAST, GOING = 0, 1, 2
+_OF_PLACE = 3
 _ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
-_SOURCES = ("action", "time")
+_SOURCES = ("action", "time", "last time")
 _OPERANDS = 14
 
 
@@ -51,18 +51,20 @@ class Program:
     """Collects instructions and weights for one model.
 
     Args:
-        layout: letters of the tokens of one step.
+        places: tokens of one step.
         head: how many of them are known before acting; the action is read at the last of these.
+        prefix: how many of these a stream gets only where it starts.
     """
 
-    def __init__(self, layout: str, head: int) -> None:
-        self.layout, self.head = layout, head
+    def __init__(self, places: int, head: int, prefix: int = 0) -> None:
+        self.places, self.head, self.prefix = places, head, prefix
         self._lanes = native.isa().lanes
         self._ops = native.module().step_ops()
         self._panel = native.module().panel
         self._code: list[tuple[int, ...]] = []
         self._weights: list[tuple[int, np.ndarray]] = []  # where a matrix goes
-        self._weight_size = self._state_size = self._used = self._most = 0
+        self._weight_size = self._ring_size = self._used = self._most = 0
+        self._state_size = HEADER
         self._output: tuple[tuple[int, ...], type[np.generic]] = ((), np.float32)
 
     def register(self, size: int) -> Register:
@@ -95,10 +97,12 @@ class Program:
         return Code(
             instructions=np.array(self._code, np.int64),
             weights=weights,
-            places=len(self.layout),
+            places=self.places,
             head=self.head,
+            prefix=self.prefix,
             row_size=row,
             state_size=self._state_size,
+            ring_size=self._ring_size,
             output_shape=shape,
             output_kind=kind,
             probes=probe(tuple(sources)),
@@ -116,9 +120,14 @@ class Program:
         return y
 
     def table(
-        self, source: Literal["action", "time"], weight: Tensor, rows: int, into: Register | None = None
+        self,
+        source: Literal["action", "time", "last time"],
+        weight: Tensor,
+        rows: int,
+        into: Register | None = None,
     ) -> Register:
-        """The row of a table `(count, D)` for the last action, or for the step of the episode, at most its last."""
+        """The row of a table `(count, D)`, at most its last, for the last action, for the token's step of the episode,
+        or for the step before the present one."""
         count, size = weight.shape
         y = into or self.register(size)
         operands = (_SOURCES.index(source), y.offset, self.padded(size), count)
@@ -207,10 +216,12 @@ class Program:
 
     def attend(self, q: Register, k: Register, v: Register, heads: int, head: int, window: int, rows: int) -> Register:
         """Softmax attention over the last `window` tokens; heads start at whole vectors."""
-        width, slots = self.padded(head), self.padded(window)
+        length = window + self.places - 1  # so that a step can be taken back, see csrc/step.h
+        width, slots = self.padded(head), self.padded(length)
         y, scores = self.register(heads * width), self.register(slots)
-        state = self._keep_state(heads * (head * slots + window * width))
-        operands = (q.offset, k.offset, v.offset, y.offset, scores.offset, heads, head, width, window, slots, state)
+        ring, self._ring_size = self._ring_size, self._ring_size + heads * (head * slots + length * width)
+        self._ring_size += -self._ring_size % 16
+        operands = (q.offset, k.offset, v.offset, y.offset, scores.offset, heads, head, width, window, slots, ring)
         self._emit("attend", rows, *operands)
         return y
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from scanrl.batch import Batch
 from scanrl.nn.config import ModelConfig
 from scanrl.nn.encoders import ENCODERS, stacked_images, stacked_shape
-from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
+from scanrl.nn.program import ALL, GOING, LAST, NoNativeStep, Program, Register, at
 from scanrl.stats import Stats
 from scanrl.types import ActionPart, Spec
 
@@ -110,31 +110,50 @@ class Tokens(nn.Module):
             return actions
         return actions * self.action_half + self.action_centre
 
-    def lower(self, program: Program) -> Register:
-        """Appends `embed` for all tokens of a step to the program.
+    def lower(self, program: Program, start: int = 0) -> Register:
+        """Appends `embed` for all tokens of a step to the program, or `merge` for the one that there is.
+
+        Args:
+            program: what is appended to.
+            start: place of the first token, where others stand before it.
 
         Raises:
-            NoNativeStep: there is an image or an action of several parts, or a token is merged or without its norm.
+            NoNativeStep: there is an image or an action of several parts, or a token is without its norm.
         """
-        if self.begins is not None:
-            raise NoNativeStep("merged tokens have no native step")
         if self.spec.is_image:
             raise NoNativeStep("images have no native step")
         if self.tanh or not isinstance(self.norm, nn.LayerNorm):
             raise NoNativeStep("tokens without a norm, or with a tanh, have no native step")
-        x = program.register(len(self.norm.weight))
+        x = program.register(self.width)
         with program.temporary():
             token = program.register(x.size)
-            for place, letter in enumerate(self.layout):
-                self._lower_raw(program, letter, token, at(place))
-            if self.time is not None:
-                program.add(program.table("time", self.time.weight, ALL), token, ALL)
+            if self.begins is not None:
+                self._lower_sum(program, self.begins.weight, token)
+            else:
+                for place, letter in enumerate(self.layout, start):
+                    self._lower_raw(program, letter, token, at(place))
+                if self.time is not None:
+                    program.add(program.table("time", self.time.weight, ALL), token, ALL)
             program.copy(program.norm(token, self.norm, ALL), x, ALL)
         return x
 
     def lower_unscale(self, program: Program, actions: Register) -> None:
         """Appends `unscale_actions` of continuous actions to the program, in place."""
         program.affine(actions, self.action_half, self.action_centre, LAST)
+
+    def _lower_sum(self, program: Program, mark: Tensor, token: Register) -> None:
+        """The parts of a merged token: the mark where an episode begins, the head, and the last step's tail."""
+        program.table("time", torch.cat([mark, torch.zeros_like(mark)]), ALL, into=token)
+        with program.temporary():
+            part = program.register(token.size)
+            for letter in self.layout:
+                rows = ALL if letter in self.layout[: self.head] else GOING
+                self._lower_raw(program, letter, part, rows)
+                program.add(part, token, rows)
+                if self.time is not None:  # every letter brings the time of its own step
+                    source = "time" if rows == ALL else "last time"
+                    program.table(source, self.time.weight, rows, into=part)
+                    program.add(part, token, rows)
 
     def _lower_raw(self, program: Program, letter: str, token: Register, rows: int) -> None:
         embedding = self.embeddings[_WORDS[letter]]

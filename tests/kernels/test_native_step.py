@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from scanrl.batch import Batch
 from scanrl.kernels import native
+from scanrl.kernels.native_step import HEADER
 from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import recipe
 from scanrl.nn import HEADS, MIXERS, Mixer, ModelConfig
 from scanrl.nn.config import InnerMixer
-from scanrl.policy import Policy
+from scanrl.policy import Forget, Policy
 from scanrl.streams import CarriedStreams, NativeStreams, Step, Streams, begin, step_choice
 from scanrl.types import DataError, Spec
 from tests.conftest import BOX, CHOICE, SEQUENCE_RECIPES, make_stats
@@ -35,9 +36,7 @@ IN_TORCH = ("mamba2", "s4d", "gloma", "gloma_shifted")  # mixers without a nativ
 NATIVE = [name for name in MIXERS if name not in IN_TORCH]
 MODELS = {name: recipe(name).model for name in SEQUENCE_RECIPES}
 NATIVE_RECIPES = [
-    name
-    for name, m in MODELS.items()
-    if not re.search("mamba2|s4d|gloma", m.pattern) and m.returns == "given" and not m.merged
+    name for name, m in MODELS.items() if not re.search("mamba2|s4d|gloma", m.pattern) and m.returns == "given"
 ]
 EVERYTHING = " ".join(NATIVE)
 SMALL = ModelConfig(
@@ -65,16 +64,17 @@ def native_streams(model: DecisionModel, count: int) -> NativeStreams:
     return NativeStreams(model, count, None, model.lower())
 
 
-def steps(spec: Spec, streams: int, length: int, restarts: float = 0.1, seed: int = 0):
+def steps(spec: Spec, streams: int, length: int, restarts: float = 0.1, seed: int = 0, forget: Forget = "episode"):
     """Made-up steps; send the actions to be told as the last ones, or they are made up as well."""
     rng = np.random.default_rng(seed)
     kind = np.float32 if spec.action_kind == "continuous" else np.int64
     action, timestep = np.zeros((streams, *spec.action_shape), kind), np.zeros(streams, np.int64)
     return_to_go = np.zeros(streams)
     for t in range(length):
-        first = (rng.random(streams) < restarts) | (t == 0)
+        begins = (rng.random(streams) < restarts) | (t == 0)
+        first = begins if forget == "episode" else np.full(streams, t == 0)
         reward = np.where(first, 0, rng.normal(size=streams)).astype(np.float32)
-        now, wanted = np.where(first, 0, timestep + 1), np.where(first, 25.0, return_to_go - reward)
+        now, wanted = np.where(begins, 0, timestep + 1), np.where(begins, 25.0, return_to_go - reward)
         seen = rng.normal(size=(streams, *spec.observation_shape)).astype(np.float32)
         sent = yield Step(action, timestep, return_to_go, reward, first, seen, now, wanted)
         action = rng.integers(0, 2, action.shape).astype(kind) if sent is None else sent
@@ -137,8 +137,37 @@ def test_what_has_no_native_step_is_stepped_in_torch_as_a_whole_with_a_reason(ch
 
 @pytest.mark.parametrize("layout", ["Rsa", "sar", "sa", "s", "Rs", "sRa", "Rsar", "saRr"])
 @pytest.mark.parametrize("spec", [BOX, CHOICE], ids=["continuous", "discrete"])
-def test_every_mixer_in_every_layout(layout: str, spec: Spec) -> None:
-    compare(model_of(replace(SMALL, layout=layout), spec))
+@pytest.mark.parametrize("merged", [False, True], ids=["separate", "merged"])
+@pytest.mark.parametrize("forget", ["episode", "task"])
+def test_every_mixer_in_every_layout(layout: str, spec: Spec, merged: bool, forget: Forget) -> None:
+    compare(model_of(replace(SMALL, layout=layout, merged=merged), spec), forget=forget, length=25)
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["separate", "merged"])
+def test_every_mixer_over_episodes_in_every_instruction_set(isa: str, merged: bool) -> None:
+    config = replace(SMALL, layout="sar", merged=merged, time_embedding=False)
+    compare(model_of(config), streams=17, forget="task")
+    compare(model_of(replace(config, time_embedding=True)), streams=2, forget="task")
+
+
+def test_a_merged_token_takes_no_tail_where_a_stream_starts_and_the_mark_where_an_episode_does() -> None:
+    model = model_of(ModelConfig("mlp", layout="sar", merged=True, width=12))
+    streams, x = native_streams(model, 2), next(steps(BOX, 2, 1))
+
+    def act(first: bool, timestep: int, action: float, reward: float) -> np.ndarray:
+        rows = {"first": np.full(2, first), "timestep": np.full(2, timestep), "reward": np.full(2, reward, np.float32)}
+        found = streams.step(x._replace(last_action=np.full((2, 2), action, np.float32), **rows))
+        assert found is not None
+        return found
+
+    started = act(True, 0, 0.5, 1.0)
+    assert np.array_equal(started, act(True, 0, -0.5, 9.0))
+    going = act(False, 1, 0.5, 1.0)
+    assert not np.array_equal(going, act(False, 1, -0.5, 1.0))
+    assert not np.array_equal(going, act(False, 1, 0.5, 9.0))
+    assert np.array_equal(going, act(False, 7, 0.5, 1.0))
+    assert not np.array_equal(going, act(False, 0, 0.5, 1.0))
+    assert not np.array_equal(started, act(True, 1, 0.5, 1.0))
 
 
 @pytest.mark.parametrize("mixer", NATIVE)
@@ -250,7 +279,9 @@ def test_a_state_that_forgets_almost_nothing_stays_exact_for_20000_steps(isa: st
     for t in range(20_000):
         streams.step(x._replace(first=np.array([t == 0])))
     lanes, blocks = native.isa().lanes, -(-12 // native.isa().lanes)
-    kept = streams._native.state[: blocks * 3 * 2 * lanes].reshape(blocks, 3, 2, lanes).astype(np.float64).sum(2)
+    kept = (
+        streams._native.state[HEADER:][: blocks * 3 * 2 * lanes].reshape(blocks, 3, 2, lanes).astype(np.float64).sum(2)
+    )
     found = kept.transpose(0, 2, 1).reshape(-1, 3)[:12]  # (E, N)
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()
@@ -329,6 +360,55 @@ def test_a_broken_stream_harms_no_other_and_recovers_when_it_restarts(isa: str) 
         others = [0, 1, 3, 4]
         assert np.array_equal(a[others], b[others])
         assert np.isnan(a[2]).all() if 5 <= t < 12 else np.array_equal(a[2], b[2])
+
+
+@pytest.mark.parametrize("layout", ["s", "Rsa", "saRr"])
+def test_a_step_can_be_taken_back_without_a_copy_of_the_rings(isa: str, layout: str) -> None:
+    model = model_of(replace(SMALL, layout=layout))
+    tried, steady = native_streams(model, 3), native_streams(model, 3)
+    wrong = np.random.default_rng(1)
+    for t, x in enumerate(steps(BOX, 3, 30, restarts=0.05)):
+        take_back = tried._native.undo()
+        size = 1e38 if t % 3 == 0 else 1.0  # which the network turns into NaN
+        tried.step(x._replace(observation=(size * wrong.normal(size=(3, 5))).astype(np.float32)))
+        take_back()
+        assert np.array_equal(tried.step(x), steady.step(x))
+
+
+def test_drawing_that_fails_leaves_the_streams_where_they_were() -> None:
+    model = model_of(replace(SMALL, layout="sar"), CHOICE)
+    policy, other = (Policy(model, sample=True, forget="task") for _ in range(2))
+    x = np.random.default_rng(0).normal(size=(12, 2, 5)).astype(np.float32)
+    for t, seen in enumerate(x):
+        if t in (3, 9):
+            with pytest.raises(RuntimeError):  # torch's, of probabilities that are no numbers
+                policy.act(np.full((2, 5), 3e38, np.float32), t % 2)
+        assert np.array_equal(policy.act(seen, t % 2), other.act(seen, t % 2))
+
+
+def test_streams_left_out_of_a_step_stay_as_they_are(isa: str) -> None:
+    model = model_of(SMALL)
+    few, alone = (native_streams(model, count)._native for count in (20, 20))
+    only = np.arange(20) % 3 == 0
+    for x in steps(BOX, 20, 8):
+        values = x.return_to_go.astype(np.float32), x.observation, x.last_action, x.reward
+        given = np.where(only[:, None], x.observation, 1e9).astype(np.float32)
+        found = few(x.first, x.last_timestep, x.timestep, values[0], given, *values[2:], only=only)
+        expected = alone(x.first, x.last_timestep, x.timestep, *values)
+        assert np.array_equal(found[only], expected[only])
+    assert not few.state.reshape(20, -1)[~only].any()
+    assert not few.rings.reshape(20, -1)[~only].any()
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    model, source = model_of(SMALL), list(steps(BOX, 2, 14))
+    streams, others = native_streams(model, 2), []
+    for x in source[:7]:
+        streams.step(x)
+    others = [streams.copy(None), streams.copy(None)]
+    expected = [streams.step(x) for x in source[7:]]
+    for other in others:
+        assert all(np.array_equal(other.step(x), y) for x, y in zip(source[7:], expected, strict=True))
 
 
 def test_no_streams_at_all_are_no_special_case() -> None:
@@ -416,10 +496,6 @@ def test_mixers_without_a_native_step_say_so(mixer: str) -> None:
         begun(Policy(model, impl="native"))
 
 
-def test_merged_tokens_step_in_torch() -> None:
-    assert step_choice(model_of(replace(SMALL, merged=True)))[:2] == ("reference", "merged tokens have no native step")
-
-
 def test_a_mixer_shared_by_all_layers_keeps_a_state_for_each() -> None:
     compare(model_of(replace(SMALL, pattern="(dense mamba)*3", frozen_shared_mixer=True)))
 
@@ -470,10 +546,16 @@ def test_the_extension_refuses_arrays_that_are_too_small() -> None:
     streams = native_streams(model_of(SMALL), 3)
     x = next(steps(BOX, 3, 1))
     run = streams._native
-    with pytest.raises(ValueError, match="steps: expected at least 24 bytes, got 16"):
-        run(x.first, x.last_timestep[:2])
+    with pytest.raises(ValueError, match="last: expected at least 24 bytes, got 16"):
+        run(x.first, x.last_timestep[:2], x.timestep)
+    with pytest.raises(ValueError, match="now: expected at least 24 bytes, got 8"):
+        run(x.first, x.last_timestep, x.timestep[:1])
+    with pytest.raises(ValueError, match="only: expected at least 3 bytes, got 2"):
+        run(x.first, x.last_timestep, x.timestep, only=x.first[:2])
     with pytest.raises(ValueError, match="state: expected at least"):
-        run(np.zeros(99, bool), np.zeros(99, np.int64))
+        run(np.zeros(99, bool), np.zeros(99, np.int64), np.zeros(99, np.int64))
+    with pytest.raises(ValueError, match="rings: expected at least"):
+        native.module().step(*run._fixed[:-1], np.zeros(1, np.float32), x.first)
     with pytest.raises(ValueError, match="places: expected 1 to 4, got 9"):
         native.module().step(*run._integers[:3], 9, *run._integers[4:])
     with pytest.raises(TypeError, match="too few arguments"):

@@ -128,7 +128,7 @@ static PyObject *keep_memory(PyObject *self, PyObject *unused) {
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 /* Of the calls below; native.py compares it, so that an old build is noticed instead of fed. */
-#define ABI 6
+#define ABI 7
 
 static PyMethodDef METHODS[] = {
     {"forward", FAST(scan_forward), "Scan: y, and the last state and the checkpoints or the carried state."},

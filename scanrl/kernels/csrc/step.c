@@ -4,7 +4,7 @@
 
 /* ---------------------------------------------------------------- buffers */
 
-enum { BUFFERS = 16 };
+enum { BUFFERS = 20 };
 
 typedef struct {
     Py_buffer taken[BUFFERS];
@@ -75,30 +75,49 @@ static int all_finite(const Call *call) {
 
 /* All orders of the rows of one block. */
 typedef struct {
-    Row all[STREAMS * PLACES], last[STREAMS], of_place[PLACES][STREAMS];
+    Row all[STREAMS * PLACES], last[STREAMS], going[STREAMS * PLACES], of_place[PLACES][STREAMS];
 } Rowset;
 
-/* Zeroes the streams that start; gives every other stream the tail tokens of its last step, and all the head tokens. */
-static void fill(StepBlock *b, Rowset *rows, const Step *step, int64_t first, int64_t count, float *scratch) {
-    int64_t used = 0;
-    *b = (StepBlock){.step = step, .count = count};
-    b->rows[ALL] = rows->all, b->rows[LAST] = rows->last;
-    for (int64_t m = 0; m < step->places; m++) b->rows[OF_PLACE + m] = rows->of_place[m];
-    for (int64_t i = 0; i < count; i++) {
-        int64_t stream = first + i, starts = step->first[stream] != 0, tail = step->places - step->head;
-        Stream *s = &b->streams[i];
-        *s = (Stream){rows->all + used, starts ? step->head : step->places, step->state + stream * step->state_size};
-        if (starts) memset(s->state, 0, (size_t)step->state_size * sizeof *s->state);
-        for (int64_t t = starts ? tail : 0; t < step->places; t++) {
-            int64_t place = t < tail ? step->head + t : t - tail;
-            int64_t now = starts ? 0 : step->steps[stream] + (t >= tail);
-            Row row = {scratch + used * step->row_size, stream, place, now};
-            rows->all[used++] = row;
-            rows->of_place[place][b->row_count[OF_PLACE + place]++] = row;
-        }
-        rows->last[b->row_count[LAST]++] = rows->all[used - 1];
+static void add_row(StepBlock *b, Rowset *rows, int64_t starts, Row row) {
+    rows->all[b->row_count[ALL]++] = row;
+    if (!starts) rows->going[b->row_count[GOING]++] = row;
+    rows->of_place[row.place][b->row_count[OF_PLACE + row.place]++] = row;
+}
+
+/* Counts the tokens of a stream on by `more`; returns how many there were. */
+static int64_t count_tokens(float *state, int64_t more) {
+    int64_t before, after;
+    memcpy(&before, state, sizeof before);
+    after = before + more;
+    memcpy(state, &after, sizeof after);
+    return before;
+}
+
+/* A stream that starts: forgets everything and gets the head tokens. Any other one: the tail tokens of its last step,
+ * then the head tokens behind the prefix. */
+static void add_stream(StepBlock *b, Rowset *rows, int64_t stream, float *scratch) {
+    const Step *step = b->step;
+    int64_t starts = step->first[stream] != 0, tail = starts ? 0 : step->places - step->head;
+    int64_t skipped = starts ? 0 : step->prefix, count = tail + step->head - skipped, used = b->row_count[ALL];
+    Stream *s = &b->streams[b->count++];
+    *s = (Stream){rows->all + used, count, step->state + stream * step->state_size,
+                  step->rings + stream * step->ring_size};
+    if (starts) memset(s->state, 0, (size_t)step->state_size * sizeof *s->state);
+    int64_t before = count_tokens(s->state, count);
+    for (int64_t t = 0; t < count; t++) {
+        int64_t place = t < tail ? step->head + t : t - tail + skipped;
+        int64_t at = t < tail ? step->last[stream] : step->now[stream];
+        add_row(b, rows, starts, (Row){scratch + (used + t) * step->row_size, stream, place, at, before + t});
     }
-    b->row_count[ALL] = used;
+    rows->last[b->row_count[LAST]++] = rows->all[used + count - 1];
+}
+
+static void fill(StepBlock *b, Rowset *rows, const Step *step, int64_t first, int64_t count, float *scratch) {
+    *b = (StepBlock){.step = step};
+    b->rows[ALL] = rows->all, b->rows[LAST] = rows->last, b->rows[GOING] = rows->going;
+    for (int64_t m = 0; m < step->places; m++) b->rows[OF_PLACE + m] = rows->of_place[m];
+    for (int64_t stream = first; stream < first + count; stream++)
+        if (!step->only || step->only[stream]) add_stream(b, rows, stream, scratch);
 }
 
 static void run_block(const Call *call, int64_t index, int thread) {
@@ -106,7 +125,7 @@ static void run_block(const Call *call, int64_t index, int thread) {
     Rowset rows;
     int64_t first = index * call->block, most = call->block * call->step.places * call->step.row_size;
     fill(&b, &rows, &call->step, first, least(call->block, call->streams - first), call->scratch + thread * most);
-    call->kernel->step(&b);
+    if (b.count) call->kernel->step(&b);
 }
 
 static void run(const Call *call) {
@@ -138,8 +157,10 @@ static void read_call(Arguments *from, Buffers *all, Call *call) {
     call->block = positive(from, "block", STREAMS);
     step->places = positive(from, "places", PLACES);
     step->head = positive(from, "head", step->places);
+    step->prefix = integer(from);
     step->row_size = positive(from, "row_size", MANY);
-    step->state_size = integer(from);
+    step->state_size = positive(from, "state_size", MANY);
+    step->ring_size = integer(from);
     step->output_width = positive(from, "output_width", MANY);
     step->code = buffer(from, all, "code", sizeof *step->code, 0);
     step->instructions = bytes_of(all) / (int64_t)sizeof *step->code;
@@ -149,10 +170,15 @@ static void read_call(Arguments *from, Buffers *all, Call *call) {
     call->scratch = buffer(from, all, "scratch", 4 * call->threads * call->block * step->places * step->row_size, 1);
     step->state = buffer(from, all, "state", 0, 1);
     int64_t state = bytes_of(all);
+    step->rings = buffer(from, all, "rings", 0, 1);
+    int64_t rings = bytes_of(all);
     step->first = buffer(from, all, "first", 0, 0);
     call->streams = bytes_of(all);
     require("state", 4 * call->streams * step->state_size, state);
-    step->steps = buffer(from, all, "steps", 8 * call->streams, 0);
+    require("rings", 4 * call->streams * step->ring_size, rings);
+    step->last = buffer(from, all, "last", 8 * call->streams, 0);
+    step->now = buffer(from, all, "now", 8 * call->streams, 0);
+    step->only = buffer(from, all, "only", call->streams, 0);
     step->output = buffer(from, all, "output", 4 * call->streams * step->output_width, 1);
     for (int i = 0; i < LETTERS; i++) {
         step->input[i] = buffer(from, all, "input", 4 * call->streams, 0);

@@ -4,6 +4,10 @@
  * operands by offset. So one instruction serves all rows, of one stream or of many, and reads its weights once for
  * several of them. Symbols: S streams, M tokens per step, T tokens of a stream in this call (M, or fewer where it
  * starts). Widths are padded to whole vectors; the padding of a register is 0 in, 0 out.
+ *
+ * What a stream carries is in two places. Its state, which begins with the number of its tokens so far, is small: who
+ * has a copy of it can take the last step back. Its rings, the keys and values of attention, are large; they keep so
+ * many tokens more than a window has that after a step taken back the next one still finds its whole window.
  */
 #ifndef SCANRL_STEP_H
 #define SCANRL_STEP_H
@@ -16,8 +20,9 @@ enum {
     PANEL = 4,    /* vectors of outputs whose weights lie together */
 };
 
-/* Which rows an instruction works on: all, those of the observation tokens, or those of place m: OF_PLACE + m. */
-enum { ALL, LAST, OF_PLACE };
+/* Which rows an instruction works on: all, those at which the action is read, those of streams that do not start, or
+ * those of place m: OF_PLACE + m. */
+enum { ALL, LAST, GOING, OF_PLACE };
 
 #define STEP_OPS(OP) \
     OP(read) OP(table) OP(linear) OP(norm) OP(activate) OP(copy) OP(add) OP(affine) \
@@ -30,7 +35,9 @@ enum {
         STEP_COUNT
 };
 
-enum { FROM_ACTION, FROM_TIME };
+enum { FROM_ACTION, FROM_TIME, FROM_LAST_TIME };
+
+enum { HEADER = 16 }; /* floats of a state before what instructions keep: the tokens so far (int64), then nothing */
 
 /* x, y and other registers are offsets into a row; weights and biases into the weights; state into a stream's state.
  * Widths count floats and are whole vectors unless called `size`. An offset of -1 is: none. */
@@ -39,7 +46,7 @@ typedef struct {
     union {
         /* y = (input - shift) / scale; `size` floats of the input `letter` */
         struct { int64_t letter, y, size, shift, scale; } read;
-        /* y = row of the table: that of the last action, or of the step in the episode */
+        /* y = row of the table: that of the last action, of the token's step in the episode, or of the step before */
         struct { int64_t source, y, width, count, weights; } table;
         /* y = W x + bias; W in panels of PANEL, then 2, then 1 vectors of outputs, each (inputs, outputs) */
         struct { int64_t x, inputs, y, width, weights, bias; } linear;
@@ -56,9 +63,10 @@ typedef struct {
         /* The selective scan of `scan.h`. A: (blocks of channels, N, LANES), times log2(e). The state, in two floats
          * as `carry` has it: (blocks of channels, N, 2, LANES) */
         struct { int64_t u, dt, B, C, z, y, width, states, A, D, bias, state; } scan;
-        /* Softmax attention over the last `window` tokens, a ring. Heads of `head` floats, `width` from each other.
-         * state: keys (heads, head, slots), values (window, heads, width); slots: the window in whole vectors */
-        struct { int64_t q, k, v, y, scores, heads, head, width, window, slots, state; } attend;
+        /* Softmax attention over the last `window` tokens. Heads of `head` floats, `width` from each other. The ring
+         * has room for window + M - 1 tokens, in whole vectors `slots`: keys (heads, head, slots), values
+         * (window + M - 1, heads, width) */
+        struct { int64_t q, k, v, y, scores, heads, head, width, window, slots, ring; } attend;
         struct { int64_t x, size; } write;  /* to the outputs */
         struct { int64_t x, size; } argmax; /* to the outputs, an integer */
         int64_t arguments[14];
@@ -67,28 +75,32 @@ typedef struct {
 
 typedef struct {
     float *at;
-    int64_t stream, place, step; /* step: index in its episode */
+    int64_t stream, place;
+    int64_t step;  /* index in its episode */
+    int64_t index; /* in its stream: how many tokens there were before */
 } Row;
 
 typedef struct {
     const Row *rows;
     int64_t count;
-    float *state;
+    float *state, *ring;
 } Stream;
 
-enum { LETTERS = 4 }; /* R, s, a, r */
+enum { LETTERS = 5 }; /* R, s, a, r, z: a vector that is given, such as the token of a sub-goal */
 
 /* The call: the program and what the environments gave. */
 typedef struct {
     const Instruction *code;
-    int64_t instructions, places, head; /* head: tokens up to the observation */
-    int64_t row_size, state_size;       /* floats per row, per stream */
+    int64_t instructions, places, head; /* head: tokens up to the one at which the action is read */
+    int64_t prefix;                     /* of them, those that a stream gets at its start only */
+    int64_t row_size, state_size, ring_size; /* floats per row, per stream, per stream */
     const float *weights;
     const void *input[LETTERS]; /* (S, *) float32; the last action (S) int64 where it is a choice */
     int64_t width[LETTERS];     /* floats per stream */
     const uint8_t *first;       /* (S): streams that start; only their head tokens are fed */
-    const int64_t *steps;       /* (S): index of the last step in its episode */
-    float *state;               /* (S, state_size) */
+    const int64_t *last, *now;  /* (S): index of the last step in its episode, of this step */
+    const uint8_t *only;        /* (S): streams that make this step, the others stay as they are; NULL: all */
+    float *state, *rings;       /* (S, state_size), (S, ring_size) */
     void *output;               /* (S, *) float32 or int64 */
     int64_t output_width;       /* floats per stream */
 } Step;

@@ -20,8 +20,9 @@ static void step_read(const StepBlock *b, const Instruction *code) {
 
 static void step_table(const StepBlock *b, const Instruction *code) {
     EACH_ROW(b, code) {
-        const int64_t *action = b->step->input[2];
-        int64_t index = code->table.source == FROM_ACTION ? action[row->stream] : row->step;
+        const int64_t *action = b->step->input[2], *last = b->step->last;
+        int64_t source = code->table.source;
+        int64_t index = source == FROM_TIME ? row->step : source == FROM_ACTION ? action[row->stream] : last[row->stream];
         const float *from = b->step->weights + code->table.weights;
         from += least(index, code->table.count - 1) * code->table.width;
         memcpy(row->at + code->table.y, from, (size_t)code->table.width * sizeof *from);
@@ -288,23 +289,30 @@ static float exponentials(float *p, int64_t count) {
     return sum_lanes(sum);
 }
 
+/* Keys and values of a token go into the ring, over the oldest. Of the `spare` places behind them, those in use hold
+ * tokens behind the window, or what a step left that was taken back: of no weight, and at the first token of a step made
+ * zeros, lest they be no numbers. Later tokens leave them: the first one's window needs them if this step is taken back. */
 static void attend_token(const StepBlock *b, const Instruction *code, const Stream *s, const Row *row, int output) {
     int64_t head = code->attend.head, width = code->attend.width, heads = code->attend.heads;
-    int64_t slots = code->attend.slots, before = row->step * b->step->places + row->place;
-    int64_t slot = before % code->attend.window;
-    int64_t seen = least(before + 1, code->attend.window);
-    float *keys = s->state + code->attend.state, *values = keys + heads * head * slots;
+    int64_t slots = code->attend.slots, spare = b->step->places - 1, length = code->attend.window + spare;
+    int64_t slot = row->index % length, held = least(row->index + 1, length);
+    float *keys = s->ring + code->attend.ring, *values = keys + heads * head * slots;
     float *scores = row->at + code->attend.scores, scale = 1.0f / __builtin_sqrtf((float)head);
     memcpy(values + slot * heads * width, row->at + code->attend.v, (size_t)(heads * width) * sizeof(float));
+    for (int64_t i = 1; i <= spare && row == s->rows; i++)
+        if ((slot + i) % length < held)
+            memset(values + (slot + i) % length * heads * width, 0, (size_t)(heads * width) * sizeof(float));
     for (int64_t h = 0; h < heads; h++) {
         const float *k = row->at + code->attend.k + h * width;
         float *own = keys + h * head * slots;
         for (int64_t i = 0; i < head; i++) own[i * slots + slot] = k[i];
         if (!output) continue;
-        int64_t whole = (seen + LANES - 1) / LANES * LANES;
+        int64_t whole = (held + LANES - 1) / LANES * LANES;
         weighted_sum(scores, whole, row->at + code->attend.q + h * width, own, slots, head, scale);
-        float total = exponentials(scores, seen);
-        weighted_sum(row->at + code->attend.y + h * width, width, scores, values + h * width, heads * width, seen,
+        for (int64_t i = 1; i <= spare; i++)
+            if ((slot + i) % length < held) scores[(slot + i) % length] = -3e38f;
+        float total = exponentials(scores, held);
+        weighted_sum(row->at + code->attend.y + h * width, width, scores, values + h * width, heads * width, held,
                      1.0f / total);
     }
 }

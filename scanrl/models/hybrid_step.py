@@ -1,0 +1,193 @@
+"""The step of a `HybridModel` in C: one program for the planner, run where a segment begins, one for the executor.
+
+Symbols: `S` streams, `c` steps of a segment, `D` width, `A` action size. What the two programs compute is what
+`HybridModel.feed` computes; this file says when each of them runs, for every stream by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scanrl.kernels.native_step import Code, NativeStep
+from scanrl.models.decision import lower_choice
+from scanrl.nn.local import LocalConv, LocalLinear
+from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
+
+if TYPE_CHECKING:
+    from scanrl.models.hybrid import HybridModel
+
+__all__ = ["HybridCode", "HybridStep", "lower_hybrid"]
+
+
+class HybridCode(NamedTuple):
+    """The programs of a model with sub-goals; immutable, and shared by all that run them."""
+
+    planner: Code
+    executor: Code
+    length: int  # c
+    return_scale: float
+    width: int  # D: of the token that the planner hands over
+
+    def begin(self, count: int) -> HybridStep:
+        """`count` streams before their first step."""
+        return HybridStep(self, count)
+
+
+class HybridStep:
+    """The state of `count` streams with sub-goals, with the methods of `NativeStep`.
+
+    The token of a sub-goal is made once, by the weights of the step with which its segment begins.
+    """
+
+    def __init__(self, code: HybridCode, count: int) -> None:
+        self.code, self.count = code, count
+        self._planner, self._executor = NativeStep(code.planner, count), NativeStep(code.executor, count)
+        self._place = np.zeros(count, np.int64)  # of the last step in its segment
+        self._earned = np.zeros(count)  # since the segment began, raw units
+        self._goal = np.zeros((count, code.width), np.float32)  # the token that the executor reads
+
+    def load(self, code: HybridCode) -> None:
+        """Goes on with other weights of the same programs."""
+        self.code = code
+        self._planner.load(code.planner)
+        self._executor.load(code.executor)
+
+    def undo(self) -> Callable[[], None]:
+        """What takes back the next step, if it is called before another one."""
+        planner, executor = self._planner.undo(), self._executor.undo()
+        own = self._place, self._earned, self._goal  # arrays that are replaced and never written to
+
+        def take_back() -> None:
+            planner()
+            executor()
+            self._place, self._earned, self._goal = own
+
+        return take_back
+
+    def copy(self) -> HybridStep:
+        """The same streams, which go on by themselves."""
+        other = self.code.begin(self.count)
+        other._planner, other._executor = self._planner.copy(), self._executor.copy()
+        other._place, other._earned, other._goal = self._place, self._earned, self._goal
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all streams."""
+        own = self._place.nbytes + self._earned.nbytes + self._goal.nbytes
+        return self._planner.nbytes + self._executor.nbytes + own
+
+    def __call__(
+        self,
+        first: np.ndarray,
+        last: np.ndarray,
+        now: np.ndarray,
+        R: np.ndarray | None,
+        s: np.ndarray,
+        a: np.ndarray,
+        r: np.ndarray,
+    ) -> np.ndarray | None:
+        """Moves all streams on by one step; arguments, result and errors are those of `NativeStep`."""
+        length, place, earned = self.code.length, self._place + 1, self._earned + r
+        begins = first | (place >= length) | (now % length == 0)
+        if not np.count_nonzero(begins):
+            outputs = self._executor(begins, self._place, place, None, s, a, r, self._goal)
+            if outputs is not None:
+                self._place, self._earned = place, earned
+            return outputs
+        if not (np.isfinite(s).all() and np.isfinite(r).all()):
+            return None  # found out before the planner moves
+        take_back = self.undo()
+        try:
+            return self._begin(begins, first, now, s, a, r)
+        except BaseException:  # also weights that changed between the two programs: both go back, and again
+            take_back()
+            raise
+
+    def _begin(
+        self, begins: np.ndarray, first: np.ndarray, now: np.ndarray, s: np.ndarray, a: np.ndarray, r: np.ndarray
+    ) -> np.ndarray | None:
+        """A step with which a segment begins in some of the rows."""
+        last = self._place
+        earned = np.where(first, 0.0, self._earned + r)
+        goals = self._planner(first, now, now, s=s, r=(earned / self.code.return_scale).astype(np.float32), only=begins)
+        assert goals is not None
+        self._goal = np.where(begins[:, None], goals, self._goal)
+        self._place, self._earned = np.where(begins, 0, last + 1), np.where(begins, 0.0, earned)
+        return self._executor(begins, last, self._place, None, s, a, r, self._goal)
+
+
+def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
+    """One step of a policy for the C kernels, as `DecisionModel.lower`.
+
+    Raises:
+        NoNativeStep: a module has no such form.
+    """
+    config = model.config
+    return HybridCode(
+        _planner(model), _executor(model, sample), config.subgoal_steps, model.tokens.return_scale, config.width
+    )
+
+
+def _planner(model: HybridModel) -> Code:
+    """From scaled reward sum, index in the episode and observation to the token of the sub-goal `(S, D)`."""
+    planner, tokens = model.planner, model.tokens
+    program = Program(planner.period, planner.period)
+    x = program.register(model.config.width)
+    with program.temporary():
+        total, part = program.register(x.size), program.register(x.size)
+        rows = [ALL, ALL, ALL] if planner.merged else [at(0), at(1), at(2)]
+        parts = [total, part, part] if planner.merged else [total, total, total]
+        program.linear(_read(program, "r", 1, rows[0]), planner.reward.weight, planner.reward.bias, rows[0], parts[0])
+        # The flag of an episode's start is 1 at its first step and 0 behind: two rows of a table.
+        flags = torch.stack([planner.new.weight[:, 0] + planner.new.bias, planner.new.bias])
+        program.table("time", flags, rows[1], parts[1])
+        if planner.merged:
+            program.add(part, total, ALL)
+        mean, deviation = tokens.observation_mean.numpy(), tokens.observation_std.numpy()
+        seen = program.read("s", len(mean), mean, deviation, rows[2])
+        program.linear(seen, planner.observation.weight, planner.observation.bias, rows[2], parts[2])
+        if planner.merged:
+            program.add(part, total, ALL)
+        program.copy(program.norm(total, planner.token_norm, ALL), x, ALL)
+    hidden = program.norm(planner.stack.lower(program, x, LAST), planner.norm, LAST)
+    size = model.config.subgoal_size  # of the moments, the mean
+    goal = program.linear(hidden, planner.moments.weight[:size], planner.moments.bias[:size], LAST)
+    token = program.linear(goal, model.of_goal.weight, model.of_goal.bias, LAST)
+    program.write(program.norm(token, model.goal_norm, LAST))
+    return program.finish(_tensors(planner, model.of_goal, model.goal_norm, tokens))
+
+
+def _executor(model: HybridModel, sample: bool) -> Code:
+    """From the sub-goal's token and the steps of the segment to the action; times are places in the segment."""
+    config, tokens = model.config, model.tokens
+    prefix = config.subgoal_prefix
+    # Such mixers go by the number of the token, which with a single token in front no longer tells its letter.
+    if prefix and any(isinstance(m, LocalConv | LocalLinear) and m.places > 1 for m in model.stack.modules()):
+        raise NoNativeStep("modal mixers behind a sub-goal that comes once have no native step")
+    others = 0 if config.merged else 1  # tokens before the observation
+    program = Program(config.period + others, config.read_at + 1 + others, int(prefix))
+    x = tokens.lower(program, others)
+    with program.temporary():
+        program.add(program.table("time", model.place.weight, ALL), x, ALL)
+        if config.merged:
+            program.add(_read(program, "z", x.size, ALL), x, ALL)
+        else:
+            program.copy(_read(program, "z", x.size, at(0)), x, at(0))
+    hidden = program.norm(model.stack.lower(program, x, LAST), model.norm, LAST)
+    lower_choice(program, hidden, model.head, tokens, sample=sample)
+    return program.finish(_tensors(tokens, model.place, model.stack, model.norm, model.head))
+
+
+def _read(program: Program, letter: str, size: int, rows: int) -> Register:
+    """A letter as it is given."""
+    return program.read(letter, size, np.zeros(size, np.float32), np.ones(size, np.float32), rows)
+
+
+def _tensors(*parts: nn.Module) -> list[Tensor]:
+    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
