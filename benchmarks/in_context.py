@@ -3,8 +3,8 @@
     python -m benchmarks.in_context [--json] [--threads N] [--repeats N] [--context K]
 
 The history is read as one token per step (layout `s`; a merged token costs the same) or three (`Rsa`). `recomputed`:
-the whole window through torch's SDPA at every step. `cached`: our attention with its sliding cache, through `Policy`.
-`cached in place`: the same in calls of torch on a ring of memory, without the policy's checks. `mamba`:
+the whole window through torch's SDPA at every step. `cached`: our attention with its sliding cache, full, through
+`Policy`. `cached in place`: the same in calls of torch on a ring of memory, without the policy's checks. `mamba`:
 the carried state through `Policy`; `mamba, torch`: the same a torch call at a time, without the policy's checks.
 `hybrid`: Decision Mamba-Hybrid through `Policy`, a sub-goal every 20 steps, the mean over those steps; its executor
 reads one token per step, or four.
@@ -77,6 +77,13 @@ def policy_of(net: DecisionModel | HybridModel) -> Callable[[np.ndarray], Any]:
     """Acts without rewards, so that the return-to-go stays what it is."""
     policy = Policy(net, target_return=1000.0 if net.config.takes_target else None)
     return policy.act
+
+
+def filled(act: Callable[[np.ndarray], Any], steps: int) -> Callable[[np.ndarray], Any]:
+    """The same when it has made that many steps: what a cache costs grows until it is full."""
+    for x in np.random.default_rng(0).normal(size=(steps, 11)).astype(np.float32):
+        act(x)
+    return act
 
 
 def ring_of(net: DecisionModel, filled: int = 0) -> Callable[[np.ndarray], Tensor]:
@@ -153,8 +160,7 @@ def run(case: str, context: int, repeats: int) -> list[dict[str, Any]]:
     require_equal_acting(layout, context)
     attention, mamba = (model(kind, layout, context).eval() for kind in ("attention", "mamba"))
     acts = {
-        # What the cache costs does not depend on how full it is: it is always as long as the window.
-        "cached": policy_of(attention),
+        "cached": filled(policy_of(attention), context),
         "cached in place": ring_of(attention, context * len(layout)),
         "mamba, torch": torch_step_of(mamba),
         "mamba": policy_of(mamba),
