@@ -64,8 +64,8 @@ typedef struct {
          * as `carry` has it: (blocks of channels, N, 2, LANES) */
         struct { int64_t u, dt, B, C, z, y, width, states, A, D, bias, state; } scan;
         /* Softmax attention over the last `window` tokens. Heads of `head` floats, `width` from each other. The ring
-         * has room for window + M - 1 tokens, in whole vectors `slots`: keys (heads, head, slots), values
-         * (window + M - 1, heads, width) */
+         * has room for window + M - 1 tokens, in whole vectors `slots`: keys (heads, slots / LANES, head, LANES),
+         * values (window + M - 1, heads, width) */
         struct { int64_t q, k, v, y, scores, heads, head, width, window, slots, ring; } attend;
         struct { int64_t x, size; } write;  /* to the outputs */
         struct { int64_t x, size; } argmax; /* to the outputs, an integer */

@@ -256,31 +256,63 @@ static void step_scan(const StepBlock *b, const Instruction *code) {
         for (int64_t e = 0; e < code->scan.width; e += LANES) scan_channels(b, code, s, e);
 }
 
-/* y = sum_i c_i x_i, n vectors wide; x_i `stride` apart. */
-INLINE void weighted(const int n, float *y, const float *c, const float *x, int64_t stride, int64_t count,
-                     float scale) {
-    vec sum[4];
+/* Of up to PLACES rows. */
+typedef struct {
+    float *y[PLACES];
+    const float *c[PLACES];
+    float scale[PLACES];
+} Sums;
+
+/* y = scale sum_i c_i x_i for m rows, n vectors wide; x_i are `stride` from each other, the vectors of one `apart`. */
+INLINE void weighted(const int m, const int n, const Sums *to, int64_t e, const float *x, int64_t stride, int64_t apart,
+                     int64_t count) {
+    vec sum[PLACES][4];
 #pragma GCC unroll 4
-    for (int j = 0; j < n; j++) sum[j] = (vec){0};
+    for (int r = 0; r < m; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) sum[r][j] = (vec){0};
     for (int64_t i = 0; i < count; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < n; j++) sum[j] += c[i] * load(x + i * stride + j * LANES, LANES);
+        for (int j = 0; j < n; j++) {
+            vec v = load(x + i * stride + j * apart, LANES);
 #pragma GCC unroll 4
-    for (int j = 0; j < n; j++) store(y + j * LANES, sum[j] * scale, LANES);
+            for (int r = 0; r < m; r++) sum[r][j] += to->c[r][i] * v;
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < m; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) store(to->y[r] + e + j * LANES, sum[r][j] * to->scale[r], LANES);
 }
 
-static void weighted_sum(float *y, int64_t width, const float *c, const float *x, int64_t stride, int64_t count,
-                         float scale) {
+INLINE void weighted_sums(const int m, const Sums *to, int64_t width, const float *x, int64_t stride, int64_t apart,
+                          int64_t count) {
+    const int wide = LANES == 16 || m == 1 ? 4 : 2; /* what registers hold */
     int64_t e = 0;
-    for (; e + 4 * LANES <= width; e += 4 * LANES) weighted(4, y + e, c, x + e, stride, count, scale);
-    for (; e < width; e += LANES) weighted(1, y + e, c, x + e, stride, count, scale);
+    for (; e + wide * LANES <= width; e += wide * LANES, x += wide * apart)
+        weighted(m, wide, to, e, x, stride, apart, count);
+    for (; e < width; e += LANES, x += apart) weighted(m, 1, to, e, x, stride, apart, count);
+}
+
+static float largest_of(const float *p, int64_t count) {
+    float most = p[0], of_lane[LANES];
+    int64_t i = 0;
+    if (count >= LANES) {
+        vec most_lanes = load(p, LANES);
+        for (i = LANES; i + LANES <= count; i += LANES) {
+            vec v = load(p + i, LANES);
+            most_lanes = choose(v > most_lanes, v, most_lanes);
+        }
+        store(of_lane, most_lanes, LANES);
+        for (int j = 0; j < LANES; j++) most = of_lane[j] > most ? of_lane[j] : most;
+    }
+    for (; i < count; i++) most = p[i] > most ? p[i] : most;
+    return most;
 }
 
 /* p_i = exp(p_i - largest) for `count` scores, zeros up to a whole vector; returns their sum. */
 static float exponentials(float *p, int64_t count) {
-    float largest = p[0];
+    float largest = largest_of(p, count);
     vec sum = {0};
-    for (int64_t i = 1; i < count; i++) largest = p[i] > largest ? p[i] : largest;
     for (int64_t i = 0; i < count; i += LANES) {
         vec v = head_of(exp_negative(load(p + i, LANES) - largest), (int)least(LANES, count - i));
         store(p + i, v, LANES);
@@ -289,37 +321,81 @@ static float exponentials(float *p, int64_t count) {
     return sum_lanes(sum);
 }
 
-/* Keys and values of a token go into the ring, over the oldest. Of the `spare` places behind them, those in use hold
- * tokens behind the window, or what a step left that was taken back: of no weight, and at the first token of a step made
- * zeros, lest they be no numbers. Later tokens leave them: the first one's window needs them if this step is taken back. */
-static void attend_token(const StepBlock *b, const Instruction *code, const Stream *s, const Row *row, int output) {
-    int64_t head = code->attend.head, width = code->attend.width, heads = code->attend.heads;
-    int64_t slots = code->attend.slots, spare = b->step->places - 1, length = code->attend.window + spare;
-    int64_t slot = row->index % length, held = least(row->index + 1, length);
-    float *keys = s->ring + code->attend.ring, *values = keys + heads * head * slots;
-    float *scores = row->at + code->attend.scores, scale = 1.0f / __builtin_sqrtf((float)head);
-    memcpy(values + slot * heads * width, row->at + code->attend.v, (size_t)(heads * width) * sizeof(float));
-    for (int64_t i = 1; i <= spare && row == s->rows; i++)
-        if ((slot + i) % length < held)
-            memset(values + (slot + i) % length * heads * width, 0, (size_t)(heads * width) * sizeof(float));
+/* The ring of one attention in a stream, of which `held` places are in use. */
+typedef struct {
+    float *keys, *values;
+    int64_t length, spare, held;
+} Ring;
+
+static Ring ring_of(const StepBlock *b, const Instruction *code, const Stream *s) {
+    int64_t spare = b->step->places - 1, length = code->attend.window + spare;
+    float *keys = s->ring + code->attend.ring;
+    return (Ring){keys, keys + code->attend.heads * code->attend.head * code->attend.slots, length, spare,
+                  least(s->rows[0].index + s->count, length)};
+}
+
+/* Place `ahead` of a token's own in the ring, -1 if it is not in use. Up to `spare` ahead there are later tokens of this
+ * step, what a step left that was taken back, and tokens behind the window; beyond them the window begins. */
+INLINE int64_t ahead_of(const Ring *ring, const Row *row, int64_t ahead) {
+    int64_t place = (row->index + ahead) % ring->length;
+    return place < ring->held ? place : -1;
+}
+
+/* Keys and values of the step's tokens go into the ring, over the oldest. */
+static void keep_tokens(const Instruction *code, const Stream *s, const Ring *ring) {
+    int64_t heads = code->attend.heads, head = code->attend.head, width = code->attend.width;
+    size_t bytes = (size_t)(heads * width) * sizeof(float);
+    for (int64_t i = 1; i <= ring->spare; i++) { /* what weight 0 would not silence if it were no number */
+        int64_t place = ahead_of(ring, s->rows, i);
+        if (place >= 0) memset(ring->values + place * heads * width, 0, bytes);
+    }
+    for (int64_t t = 0; t < s->count; t++) {
+        const Row *row = s->rows + t;
+        int64_t place = row->index % ring->length, first = place / LANES * LANES * head + place % LANES;
+        memcpy(ring->values + place * heads * width, row->at + code->attend.v, bytes);
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t i = 0; i < head; i++)
+                ring->keys[h * head * code->attend.slots + first + i * LANES] = row->at[code->attend.k + h * width + i];
+    }
+}
+
+/* The last m tokens of the step: what is read of the ring serves all of them. */
+INLINE void attend_tokens(const int m, const Instruction *code, const Stream *s, const Ring *ring) {
+    int64_t heads = code->attend.heads, head = code->attend.head, width = code->attend.width;
+    const Row *rows = s->rows + s->count - m;
+    Sums scores, sums;
     for (int64_t h = 0; h < heads; h++) {
-        const float *k = row->at + code->attend.k + h * width;
-        float *own = keys + h * head * slots;
-        for (int64_t i = 0; i < head; i++) own[i * slots + slot] = k[i];
-        if (!output) continue;
-        int64_t whole = (held + LANES - 1) / LANES * LANES;
-        weighted_sum(scores, whole, row->at + code->attend.q + h * width, own, slots, head, scale);
-        for (int64_t i = 1; i <= spare; i++)
-            if ((slot + i) % length < held) scores[(slot + i) % length] = -3e38f;
-        float total = exponentials(scores, held);
-        weighted_sum(row->at + code->attend.y + h * width, width, scores, values + h * width, heads * width, held,
-                     1.0f / total);
+#pragma GCC unroll 4
+        for (int r = 0; r < m; r++) {
+            scores.y[r] = rows[r].at + code->attend.scores, sums.c[r] = scores.y[r];
+            scores.c[r] = rows[r].at + code->attend.q + h * width;
+            scores.scale[r] = 1.0f / __builtin_sqrtf((float)head);
+            sums.y[r] = rows[r].at + code->attend.y + h * width;
+        }
+        weighted_sums(m, &scores, (ring->held + LANES - 1) / LANES * LANES, ring->keys + h * head * code->attend.slots,
+                      LANES, head * LANES, head);
+        for (int r = 0; r < m; r++) {
+            for (int64_t i = 1; i <= ring->spare; i++) {
+                int64_t place = ahead_of(ring, rows + r, i);
+                if (place >= 0) scores.y[r][place] = -3e38f; /* of no weight */
+            }
+            sums.scale[r] = 1.0f / exponentials(scores.y[r], ring->held);
+        }
+        weighted_sums(m, &sums, width, ring->values + h * width, heads * width, LANES, ring->held);
     }
 }
 
 static void step_attend(const StepBlock *b, const Instruction *code) {
-    FOR_STREAMS(b)
-        for (int64_t t = 0; t < s->count; t++) attend_token(b, code, s, s->rows + t, gives(code, s, t));
+    FOR_STREAMS(b) {
+        Ring ring = ring_of(b, code, s);
+        keep_tokens(code, s, &ring);
+        switch (code->rows == ALL ? s->count : 1) {
+            case 1: attend_tokens(1, code, s, &ring); break;
+            case 2: attend_tokens(2, code, s, &ring); break;
+            case 3: attend_tokens(3, code, s, &ring); break;
+            case 4: attend_tokens(4, code, s, &ring); break;
+        }
+    }
 }
 
 /* -------------------------------------------------------- the program */
