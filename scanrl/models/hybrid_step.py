@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HybridCode", "HybridStep", "lower_hybrid"]
 
+_MOST = np.finfo(np.float32).max
+
 
 class HybridCode(NamedTuple):
     """The programs of a model with sub-goals; immutable, and shared by all that run them."""
@@ -115,8 +117,9 @@ class HybridStep:
         """A step with which a segment begins in some of the rows."""
         last = self._place
         earned = np.where(first, 0.0, self._earned + r)
-        goals = self._planner(first, now, now, s=s, r=(earned / self.code.return_scale).astype(np.float32), only=begins)
-        assert goals is not None
+        scaled = np.clip(earned / self.code.return_scale, -_MOST, _MOST).astype(np.float32)
+        goals = self._planner(first, now, now, s=s, r=scaled, only=begins)
+        assert goals is not None  # what it reads is finite
         self._goal = np.where(begins[:, None], goals, self._goal)
         self._place, self._earned = np.where(begins, 0, last + 1), np.where(begins, 0.0, earned)
         return self._executor(begins, last, self._place, None, s, a, r, self._goal)
