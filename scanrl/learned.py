@@ -18,7 +18,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from scanrl.envs.make import EnvSource, make_environment
 from scanrl.types import DataError, Trajectory
@@ -96,6 +95,8 @@ class LoadedActor:
 
 def _rebuilt(learner: Any, path: Path, env: EnvSource) -> Any:
     """A new model with the archive's weights; no pickle in it is touched."""
+    import torch
+
     with zipfile.ZipFile(path) as archive:
         weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
         said = json.loads(archive.read("data")).get("policy_kwargs") or {}
