@@ -29,6 +29,11 @@ class Batch(NamedTuple):
         mask: `(B, T)` bool, true where the entry is data. Only the loss reads it.
         goals: `(B, T, *O)` float32, the valuable state ahead of each step; empty where the sampler gives none.
         goal_values: `(B, T)` float32, reward per step on the way there; likewise.
+        next_observations: `(B, T, *O)` float32, what was seen after each step, zero where `followed` is false; empty
+            unless the steps are examples behind a query.
+        followed: `(B, T)` bool, whether that is known: not at the end of an episode; likewise.
+        queries: `(B, *O)` float32, an observation for which an action is asked; likewise.
+        targets: `(B, A)` float32 or `(B,)` int64, the optimal action there; likewise, and empty when acting.
     """
 
     observations: Tensor
@@ -39,6 +44,10 @@ class Batch(NamedTuple):
     mask: Tensor
     goals: Tensor = _NONE
     goal_values: Tensor = _NONE
+    next_observations: Tensor = _NONE
+    followed: Tensor = _NONE
+    queries: Tensor = _NONE
+    targets: Tensor = _NONE
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -27,10 +27,10 @@ from scanrl.types import DataError
 
 __all__ = ["EPISODES_OF_A_HISTORY", "EXPLORE_UNTIL", "collect_episodes", "collect_histories"]
 
-EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20}
+EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20, "random": 20}
 """Episodes of the full horizon after which the next learner starts, by learner: about what each needs to get good."""
 
-EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5}
+EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5, "random": 1.0}
 """Where in a history random actions end, by learner. Whoever learns from noise to the end keeps some of it."""
 
 
@@ -74,6 +74,7 @@ def collect_histories(
     steps: int,
     episodes: int | None = None,
     explore_until: float | None = None,
+    optimal: bool = False,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -82,29 +83,37 @@ def collect_histories(
     Args:
         env: Gymnasium id. The tabular learners play the tasks of our own environments; those of Stable-Baselines3 any
             environment, which is made with `task=0`, `task=1` and so on if there is more than one task.
-        learner: `q` or `noise` (see `scanrl.envs.sources`), or an algorithm of Stable-Baselines3.
+        learner: `q`, `noise` or `random` (see `scanrl.envs.sources`), or an algorithm of Stable-Baselines3.
         tasks: how many tasks.
         steps: environment steps per task.
-        episodes: length of a history of `q` or `noise`, in episodes of the full horizon; further learners start
-            afresh until the steps are used up. The default is what the learner needs to get good.
+        episodes: length of a history of `q`, `noise` or `random`, in episodes of the full horizon; further learners
+            start afresh until the steps are used up. The default is what the learner needs to get good.
         explore_until: where in a history of `q` or `noise` random actions end, as a fraction of its steps; by default
             at the end for `q`, and for `noise` at the half.
+        optimal: also record what the optimal policy would do at every step, which environments of ours know.
         seed: of everything random, and of which training tasks are taken.
         options: of the environment, as `gymnasium.make` takes them.
 
     Raises:
         DataError: the learner is unknown or does not serve the environment, or there are not as many training tasks.
     """
+    if learner == "random" and explore_until is not None:
+        raise DataError(f"explore_until: expected none for random, which is so to the end, got {explore_until:g}")
     plan = {"episodes": episodes, "explore_until": explore_until}
     if learner in ALGORITHMS:
         for name in [name for name, value in plan.items() if value is not None]:
             raise DataError(f"{name}: expected none for {learner}, which has its own way, got {plan[name]:g}")
+        if optimal:
+            known = ", ".join(LEARNERS)
+            raise DataError(
+                f"optimal: expected one of the learners {known}, who know the optimal policy, got {learner}"
+            )
         dataset = _stable_histories(env, learner, tasks, steps, seed, options or {})
     elif learner in LEARNERS:
-        dataset = _tabular_histories(env, learner, tasks, steps, plan, seed, options or {})
+        dataset = _tabular_histories(env, learner, tasks, steps, plan, optimal, seed, options or {})
     else:
         raise DataError(f"learner: expected one of {', '.join([*LEARNERS, *ALGORITHMS])}, got {learner!r}")
-    dataset.source = _source(env, options, learner=learner, seed=seed)
+    dataset.source = _source(env, options, learner=learner, seed=seed, **({"optimal": True} if optimal else {}))
     return dataset
 
 
@@ -114,6 +123,7 @@ def _tabular_histories(
     tasks: int,
     steps: int,
     plan: Mapping[str, Any],
+    optimal: bool,
     seed: int,
     options: Mapping[str, Any],
 ) -> Dataset:
@@ -130,9 +140,10 @@ def _tabular_histories(
     if repeats < 1:
         raise DataError(f"steps: expected at least {length * family.horizon} (one history of {length} episodes)")
     chosen = _training_tasks(family, tasks, seed)
-    found = learn_histories(family, chosen, learner=learner, repeats=repeats, seed=seed, **plan)
+    found = learn_histories(family, chosen, learner=learner, repeats=repeats, optimal=optimal, seed=seed, **plan)
     columns = found._asdict()
-    offsets, owners = columns.pop("offsets"), {name: columns.pop(name) for name in ("tasks", "histories")}
+    offsets = columns.pop("offsets")
+    owners = {name: columns.pop(name) for name in ("tasks", "histories", "optimal_actions")}
     return Dataset(columns, offsets, environment_spec(_maker(env, options)), f"{env}-{learner}", **owners)
 
 

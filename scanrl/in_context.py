@@ -1,6 +1,6 @@
 """Learning in context: a policy plays several episodes of tasks it has never seen, and nothing but its memory changes.
 
-Symbols: `N` tasks, `n` episodes of each.
+Symbols: `N` tasks, or streams on an environment that is a single task, `n` episodes of each.
 """
 
 from __future__ import annotations
@@ -12,37 +12,43 @@ from typing import Any
 import numpy as np
 
 from scanrl.envs.options import make_with
+from scanrl.envs.reference_scores import reference_score
 from scanrl.envs.task_env import TaskEnv
 from scanrl.evaluation import library_versions
 from scanrl.intervals import bootstrap_interval
 from scanrl.rollout import Actor, _checked, _Row
-from scanrl.types import Context, DataError, Trajectory
+from scanrl.types import Context, DataError, Spec, Trajectory
 
-__all__ = ["TaskScores", "held_out_tasks", "play_tasks", "score_tasks"]
+__all__ = ["TaskScores", "held_out_tasks", "play_streams", "play_tasks", "score_streams", "score_tasks"]
 
 
 @dataclass(frozen=True, eq=False)
 class TaskScores:
-    """Return against episode, on tasks side by side.
+    """Return against episode, on tasks side by side or in streams on one.
 
     Attributes:
         returns: `(N, n)` float64, undiscounted; column `i` are the episodes number `i`.
-        tasks: `(N,)` int64.
+        tasks: `(N,)` int64; `None` where the environment is a single task.
         env_id: Gymnasium id with version.
         context: how the policy remembered.
         seed: of the rollout.
-        optimal: mean return of the optimal policy on these tasks, where the environment knows it.
+        optimal: mean return of the optimal policy on these tasks, where the environment knows it, else what stands for
+            it on the environment's scale (`reference_score`), if there is one.
         random: mean return of the uniformly random policy on all tasks, likewise.
+        rescan: episodes from which the memory was made anew at the start of each; `None` if it went on for ever.
+        rescan_order: the order of these.
         versions: version of each library that matters.
     """
 
     returns: np.ndarray
-    tasks: np.ndarray
+    tasks: np.ndarray | None
     env_id: str
     context: Context
     seed: int
     optimal: float | None = None
     random: float | None = None
+    rescan: int | None = None
+    rescan_order: str = "learning"
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -51,8 +57,21 @@ class TaskScores:
         return self.returns.mean(axis=0)
 
     def interval(self, episode: int) -> tuple[float, float] | None:
-        """95 % interval of the mean over tasks of one trained model; `None` for one task."""
-        return bootstrap_interval(self.returns[:, episode]) if len(self.tasks) > 1 else None
+        """95 % interval of the mean over tasks of one trained model; `None` for one task or stream."""
+        return bootstrap_interval(self.returns[:, episode]) if len(self.returns) > 1 else None
+
+    def error(self, episode: int) -> float | None:
+        """Standard error of the mean over tasks; `None` for one."""
+        count = len(self.returns)
+        return float(self.returns[:, episode].std(ddof=1) / count**0.5) if count > 1 else None
+
+    @property
+    def memory(self) -> str:
+        """How the policy remembered, in words."""
+        if self.rescan is None:
+            return f"context {self.context}"
+        order = ", the worst first" if self.rescan_order == "return" else ""
+        return f"state anew from the last {self.rescan} episodes{order}"
 
     def share(self, episode: int) -> float | None:
         """How far from random, 0, to optimal, 1, the mean is; `None` where these are not known."""
@@ -67,7 +86,7 @@ class TaskScores:
         if last is not None:
             found["share_last"] = last
         return {f"{prefix}/{name}": float(value) for name, value in found.items()} | {
-            f"{prefix}/tasks": len(self.tasks)
+            f"{prefix}/{'streams' if self.tasks is None else 'tasks'}": len(self.returns)
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -75,8 +94,10 @@ class TaskScores:
         return {
             "env_id": self.env_id,
             "context": self.context,
+            "rescan": self.rescan,
+            "rescan_order": self.rescan_order,
             "seed": self.seed,
-            "tasks": self.tasks.tolist(),
+            "tasks": None if self.tasks is None else self.tasks.tolist(),
             "returns": self.returns.tolist(),
             "curve": self.curve.tolist(),
             "intervals": [self.interval(episode) for episode in range(self.returns.shape[1])],
@@ -112,6 +133,7 @@ def play_tasks(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
+    like: Spec | None = None,
 ) -> list[list[Trajectory]]:
     """Plays `episodes` episodes of each task, one row for each task from its first episode to its last.
 
@@ -126,6 +148,7 @@ def play_tasks(
         seed: of the initial states.
         options: further options of the environment.
         progress: called with the number of finished episodes.
+        like: see `scanrl.rollout.rollout`.
 
     Returns:
         For each task its episodes in order.
@@ -136,10 +159,40 @@ def play_tasks(
     """
     if len(tasks) < 1 or episodes < 1:
         raise DataError(f"play_tasks: expected at least one task and one episode, got {len(tasks)} and {episodes}")
+    each = [{**(options or {}), "task": int(task)} for task in tasks]
+    return _play_each(actor, env, each, episodes, seed, progress, like)
+
+
+def play_streams(
+    actor: Actor,
+    env: str,
+    streams: int,
+    *,
+    episodes: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+    like: Spec | None = None,
+) -> list[list[Trajectory]]:
+    """`play_tasks` on an environment that is a single task, `streams` times side by side; it is made without `task`."""
+    if streams < 1 or episodes < 1:
+        raise DataError(f"play_streams: expected at least one stream and one episode, got {streams} and {episodes}")
+    return _play_each(actor, env, [options or {}] * streams, episodes, seed, progress, like)
+
+
+def _play_each(
+    actor: Actor,
+    env: str,
+    options: Sequence[Mapping[str, Any]],
+    episodes: int,
+    seed: int,
+    progress: Callable[[int], None] | None,
+    like: Spec | None,
+) -> list[list[Trajectory]]:
     rows: list[_Row] = []
     try:
-        for task in tasks:
-            rows.append(_Row(make_with(env, {**(options or {}), "task": int(task)}), None, None))
+        for own in options:
+            rows.append(_Row(make_with(env, own), None, like))
         return _play(actor, rows, episodes, seed, progress)
     finally:
         for row in rows:
@@ -178,25 +231,56 @@ def score_tasks(
     episodes: int,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    like: Spec | None = None,
 ) -> tuple[TaskScores, list[list[Trajectory]]]:
     """`play_tasks`, and the returns beside those of a random and of the optimal policy."""
-    played = play_tasks(actor, env, tasks, episodes=episodes, seed=seed, options=options)
+    played = play_tasks(actor, env, tasks, episodes=episodes, seed=seed, options=options, like=like)
     family, optimal, random = _family(env, options or {}), None, None
     numbers = np.asarray(tasks, np.int64)
     if family is not None:
         optimal = float(family.optimal_returns(numbers).mean())
         random = float(family.random_returns(max(1, _RANDOM_STEPS // family.horizon)).mean())
-    scores = TaskScores(
+    return _scores(actor, env, numbers, played, seed, (random, optimal)), played
+
+
+def score_streams(
+    actor: Any,
+    env: str,
+    streams: int,
+    *,
+    episodes: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    like: Spec | None = None,
+) -> tuple[TaskScores, list[list[Trajectory]]]:
+    """`play_streams`, and the returns beside those of the environment's scale."""
+    played = play_streams(actor, env, streams, episodes=episodes, seed=seed, options=options, like=like)
+    return _scores(actor, env, None, played, seed, (None, None)), played
+
+
+def _scores(
+    actor: Any,
+    env: str,
+    tasks: np.ndarray | None,
+    played: Sequence[Sequence[Trajectory]],
+    seed: int,
+    ends: tuple[float | None, float | None],
+) -> TaskScores:
+    """`ends` are the returns of the random and of the optimal policy, where they are known."""
+    scale = reference_score(env) if ends[0] is None else None
+    random, optimal = ends if scale is None else (scale.low, scale.high)
+    return TaskScores(
         returns=np.array([[episode.total_reward for episode in own] for own in played]),
-        tasks=numbers,
+        tasks=tasks,
         env_id=env,
         context=getattr(actor, "context", 0),
         seed=seed,
         optimal=optimal,
         random=random,
+        rescan=getattr(actor, "rescan", None),
+        rescan_order=getattr(actor, "rescan_order", "learning"),
         versions=library_versions(),
     )
-    return scores, played
 
 
 _RANDOM_STEPS = 2_000_000

@@ -13,11 +13,12 @@ from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
 from scanrl.data.histories import HistorySampler, iterate_histories
+from scanrl.data.queries import QuerySampler, iterate_queries
 from scanrl.data.windows import EpisodeSampler, WindowSampler, iterate_episodes, iterate_windows
 from scanrl.envs import ENVS
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
-from scanrl.in_context import held_out_tasks, score_tasks
+from scanrl.in_context import held_out_tasks, score_streams, score_tasks
 from scanrl.models.build import build_model
 from scanrl.nn import State, map_state, replace_rows
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
@@ -33,6 +34,9 @@ CHUNK = 64
 """Fewest steps at a time of a held-out episode: what shorter ones cost is calls."""
 CONTEXTS = 128
 """Most contexts of held-out histories in a validation loss: histories are far longer than what a model learns from."""
+
+QUERIES = 1024
+"""About how many held-out states a validation loss asks for the optimal action of."""
 
 
 class Diverged(RuntimeError):
@@ -72,6 +76,9 @@ class Learner:
         if self._with_goals and self.settings.sequences != "histories":
             wanted = f"expected histories for a model with sub-goals, got {self.settings.sequences}"
             raise DataError(f"train.sequences: {wanted}")
+        if run.config.model.query != (self.settings.sequences == "queries"):
+            wanted = "queries for" if run.config.model.query else "others than queries without"
+            raise DataError(f"train.sequences: expected {wanted} a model with a query, got {self.settings.sequences}")
         self.sampler = self._sampler()
         self.remembers = bool(leaves(self.model.initial_state(1)))
         if self.episodes and not self.remembers:
@@ -81,7 +88,8 @@ class Learner:
         self.optimizer = adamw(self.model, self.settings)
         self.random = randomness.seeded(seed, self.settings.device)
         device = torch.device(self.settings.device)
-        wanted = graphs_wanted(device) and self.settings.sequences != "histories"  # whose batches differ in length
+        # Contexts of episodes differ in length.
+        wanted = graphs_wanted(device) and self.settings.sequences not in ("histories", "queries")
         self._replayed = None
         if wanted:
             what = "the training update"
@@ -94,8 +102,18 @@ class Learner:
         """Whether the model is also trained towards the valuable states ahead."""
         return self.run.config.model.subgoal_steps > 0
 
-    def _sampler(self) -> WindowSampler | EpisodeSampler | HistorySampler:
+    @property
+    def _tasks(self) -> int | None:
+        """How many tasks its contexts are of; none where they are no contexts of several episodes."""
+        if self.settings.sequences not in ("histories", "queries"):
+            return None
+        return 1 if self.dataset.tasks is None else len(set(self.dataset.tasks.tolist()))
+
+    def _sampler(self) -> WindowSampler | EpisodeSampler | HistorySampler | QuerySampler:
         settings = self.settings
+        if settings.sequences == "queries":
+            sizes = (self.run.config.model.context, settings.context_episodes, settings.batch_size)
+            return QuerySampler(self.training, *sizes, settings.seed)
         if settings.sequences == "histories":
             return HistorySampler(
                 self.training,
@@ -204,8 +222,11 @@ class Learner:
         histories the mean over some contexts."""
         assert self.held_out is not None
         context, batch_size = self.run.config.model.context, 4 * self.settings.batch_size
+        size = self.settings.context_episodes
+        if self.settings.sequences == "queries":
+            sets = iterate_queries(self.held_out, context, size, batch_size, count=QUERIES)
+            return {"val/loss": self._mean_loss(sets)}
         if self.settings.sequences == "histories":
-            size = self.settings.context_episodes
             contexts = iterate_histories(self.held_out, size, batch_size, most=CONTEXTS, goals=self._with_goals)
             return {"val/loss": self._mean_loss(contexts)}
         found = {"val/loss": self._mean_loss(iterate_windows(self.held_out, context, batch_size))}
@@ -235,7 +256,7 @@ class Learner:
     def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
         """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
         settings = self.run.config.eval
-        if self.settings.sequences == "histories" and env in ENVS:
+        if self.settings.sequences in ("histories", "queries") and (env in ENVS or self._tasks == 1):
             return self._evaluate_in_context(env)
         policy = Policy(self.model, context=settings.context, sample=settings.sample, seed=settings.seed)
         scores = evaluate(
@@ -252,11 +273,16 @@ class Learner:
         return scores.summary()
 
     def _evaluate_in_context(self, env: str) -> dict[str, float]:
-        """Return against episode on tasks that no history is of: `num_envs` tasks, `episodes` episodes of each."""
+        """Return against episode, `episodes` of them: on `num_envs` tasks that no history is of, or in as many streams
+        where the environment is a single task."""
         settings = self.run.config.eval
         policy = Policy(self.model, context=settings.context, sample=True, seed=settings.seed, forget="task")
-        tasks = held_out_tasks(env, settings.num_envs, fewer=True)
-        scores, _ = score_tasks(policy, env, tasks, episodes=settings.episodes, seed=settings.seed)
+        common = {"episodes": settings.episodes, "seed": settings.seed, "like": self.model.spec}
+        if env in ENVS:
+            tasks = held_out_tasks(env, settings.num_envs, fewer=True)
+            scores, _ = score_tasks(policy, env, tasks, **common)
+        else:
+            scores, _ = score_streams(policy, env, settings.num_envs, **common)
         self.model.train()
         return scores.summary()
 
@@ -273,6 +299,7 @@ class Learner:
         about = {
             "recipe": self.run.config.recipe,
             "sequences": self.settings.sequences,
+            "tasks": self._tasks,
             "data": self.run.config.data,
             "fingerprint": self.dataset.fingerprint,
             "env": self.run.config.env,

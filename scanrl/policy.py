@@ -18,8 +18,11 @@ import numpy as np
 import torch
 
 from scanrl.checkpoint import load_checkpoint
+from scanrl.data.histories import HistoryOrder
 from scanrl.kernels import ScanChoice
 from scanrl.models.build import Model
+from scanrl.models.pretrained import PretrainedModel
+from scanrl.recall import QueryStreams, RescannedStreams
 from scanrl.streams import Step, StepImpl, Streams, begin, step_choice
 from scanrl.structure import flat_observations, structured_actions
 from scanrl.types import Context, DataError, Spec
@@ -43,6 +46,9 @@ class Policy:
         forget: when a stream loses what it carries: at every `"episode"`, or only at `reset`, with a new `"task"`. Then
             `first` still restarts the count of steps and the return to ask for, as in training on learning histories,
             and `rewards` is read where it is true as well: what the last action of the episode before earned.
+        rescan: with `forget="task"`, make the state anew at the start of every episode from so many of the last
+            episodes; `None` carries it on for ever.
+        rescan_order: of those episodes: `"learning"`, as they were lived through, or `"return"`, the worst first.
         impl: force the `"native"` or the `"reference"` (torch) form of the step where the state is carried; `None`
             takes the native one where it can run. A forced one that cannot raises RuntimeError when streams begin.
 
@@ -58,12 +64,15 @@ class Policy:
         sample: bool = False,
         seed: int = 0,
         forget: Forget = "episode",
+        rescan: int | None = None,
+        rescan_order: HistoryOrder = "learning",
         impl: StepImpl | None = None,
     ) -> None:
         predicts = model.config.returns == "predicted"
         elastic = context == "elastic" and predicts
-        if context != "recurrent" and model.config.subgoal_steps:
-            raise DataError(f"context: expected 'recurrent' for a model with sub-goals, got {context!r}")
+        if context != "recurrent" and (model.config.subgoal_steps or model.config.query):
+            kind = "a query" if model.config.query else "sub-goals"
+            raise DataError(f"context: expected 'recurrent' for a model with {kind}, got {context!r}")
         if context != "recurrent" and not elastic and (not isinstance(context, int) or context < 1):
             others = "'recurrent', 'elastic' or a number" if predicts else "'recurrent' or a number of steps"
             raise DataError(f"context: expected {others}, got {context!r}")
@@ -71,8 +80,16 @@ class Policy:
             raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
         if forget not in get_args(Forget):
             raise DataError(f"forget: expected one of {', '.join(get_args(Forget))}, got {forget!r}")
+        if rescan is not None:
+            _check_rescan(model, rescan, rescan_order, context, forget)
         self.model = model.eval()
         self.forget: Forget = forget
+        self.rescan: int | None = rescan
+        self.rescan_order: HistoryOrder = rescan_order
+        if rescan is not None:
+            if impl == "native":
+                raise DataError("impl: expected reference for rescan, got 'native'")
+            impl = "reference"
         self._impl: StepImpl | None = impl
         self.spec = model.spec
         self.context: Context = context
@@ -96,6 +113,8 @@ class Policy:
         sample: bool = False,
         seed: int = 0,
         forget: Forget = "episode",
+        rescan: int | None = None,
+        rescan_order: HistoryOrder = "learning",
     ) -> Policy:
         """The policy of a run folder (its latest checkpoint) or of one checkpoint folder.
 
@@ -104,7 +123,8 @@ class Policy:
             CorruptFile: the checkpoint is not what its manifest says.
         """
         model = load_checkpoint(path).model().to(device)
-        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed, forget=forget)
+        memory: dict[str, Any] = {"forget": forget, "rescan": rescan, "rescan_order": rescan_order}
+        return cls(model, target_return=target_return, context=context, sample=sample, seed=seed, **memory)
 
     def with_target(self, target_return: float) -> Policy:
         """The same model asking for another return, with no stream begun.
@@ -208,6 +228,10 @@ class Policy:
         return float(target)
 
     def _begun(self, count: int) -> Streams:
+        if isinstance(self.model, PretrainedModel):
+            return QueryStreams(self.model, count, self._generator)
+        if self.rescan is not None:
+            return RescannedStreams(self.model, count, self._generator, self.rescan, self.rescan_order)
         return begin(self.model, count, self.context, self._generator, self._impl, self._spare)
 
     def _check(self, seen: np.ndarray, rewards: Any, first: Any, target: Any) -> Step:
@@ -258,6 +282,20 @@ class _Last(NamedTuple):
     @classmethod
     def empty(cls, count: int, spec: Spec) -> _Last:
         return cls(np.zeros((count, *spec.action_shape), spec.action_dtype), np.zeros(count, np.int64), np.zeros(count))
+
+
+def _check_rescan(model: Model, episodes: int, order: HistoryOrder, context: Context, forget: Forget) -> None:
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
+        raise DataError(f"rescan: expected a number of episodes, at least 1, or none, got {episodes!r}")
+    if order not in get_args(HistoryOrder):
+        raise DataError(f"rescan_order: expected one of {', '.join(get_args(HistoryOrder))}, got {order!r}")
+    if forget != "task" or context != "recurrent":
+        told = f"forget={forget!r}" if forget != "task" else f"context={context!r}"
+        raise DataError(f"rescan: expected forget='task' and context='recurrent' with it, got {told}")
+    if model.config.query or model.config.returns == "predicted" or model.spec.is_image:
+        kinds = {"a query": model.config.query, "pictures": model.spec.is_image}
+        kind = next((kind for kind, found in kinds.items() if found), "predicted returns")
+        raise DataError(f"rescan: expected none for a model with {kind}, got {episodes}")
 
 
 def _array(name: str, values: Any, kind: type[np.generic]) -> np.ndarray:

@@ -50,7 +50,16 @@ def _in_parts(dataset: Dataset, spec: Spec) -> Dataset:
     for problem in choice_problems(dataset.name, columns["actions"], dataset.offsets, told):
         raise DataError(problem)
     columns["actions"] = columns["actions"].astype(told.action_dtype, copy=False)
-    return Dataset(columns, dataset.offsets, told, dataset.name, fingerprint=dataset.fingerprint, source=dataset.source)
+    return Dataset(
+        columns,
+        dataset.offsets,
+        told,
+        dataset.name,
+        fingerprint=dataset.fingerprint,
+        source=dataset.source,
+        tasks=dataset.tasks,
+        histories=dataset.histories,
+    )
 
 
 def _check_bounds(dataset: Dataset, spec: Spec, env: str) -> None:

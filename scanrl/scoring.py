@@ -12,14 +12,16 @@ import numpy as np
 
 from scanrl.checkpoint import Checkpoint, load_checkpoint
 from scanrl.data import Dataset, write_store
+from scanrl.data.histories import HistoryOrder
+from scanrl.envs import ENVS
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores, evaluate
-from scanrl.in_context import TaskScores, held_out_tasks, score_tasks
+from scanrl.in_context import TaskScores, held_out_tasks, score_streams, score_tasks
 from scanrl.policy import Policy
 from scanrl.stats import Stats
 from scanrl.types import Context, DataError, Spec
 
-__all__ = ["score_learning", "score_run"]
+__all__ = ["goes_on", "score_learning", "score_run"]
 
 SWEEP = (0.0, 1 / 3, 2 / 3, 1.0)
 """Where a sweep asks: 0 is the mean return of the data, 1 the best. Returns may be negative, so that a share of the
@@ -79,11 +81,14 @@ def score_run(
 def score_learning(
     path: Path,
     env: str | None,
-    tasks: Sequence[int] | int,
+    tasks: Sequence[int] | int | None,
     *,
     episodes: int,
     context: Context = "recurrent",
+    rescan: int | None = None,
+    rescan_order: HistoryOrder = "learning",
     seed: int = SEED,
+    streams: int = NUM_ENVS,
     save: Path | None = None,
 ) -> TaskScores:
     """Return against episode of a run's latest policy, which forgets nothing between the episodes of a task.
@@ -93,23 +98,42 @@ def score_learning(
     Args:
         path: a run folder or a checkpoint folder.
         env: Gymnasium id; `None` takes the one the run was trained with.
-        tasks: their numbers, or how many of those that no history is of.
-        episodes: of each task.
+        tasks: their numbers, or how many of those that no history is of; `None` where the environment is a single task.
+        episodes: of each task or stream.
+        context: see `Policy`, also for `rescan` and `rescan_order`.
+        streams: side by side, where the environment is a single task.
         save: a folder for the episodes, as a store of learning histories.
 
     Raises:
         DataError: as `score_run`; also if there are not as many tasks.
     """
     checkpoint, env, spec = _fitting(path, env, save)
-    numbers = held_out_tasks(env, tasks) if isinstance(tasks, int) else np.asarray(tasks, np.int64)
-    policy = Policy(checkpoint.model(), context=context, sample=True, seed=seed, forget="task")
-    scores, played = score_tasks(policy, env, numbers, episodes=episodes, seed=seed)
+    model, memory = checkpoint.model(), {"rescan": rescan, "rescan_order": rescan_order}
+    policy = Policy(model, context=context, sample=True, seed=seed, forget="task", **memory)  # type: ignore[arg-type]
+    common = {"episodes": episodes, "seed": seed, "like": checkpoint.spec}
+    if tasks is None:
+        numbers = np.zeros(streams, np.int64)
+        scores, played = score_streams(policy, env, streams, **common)
+    else:
+        numbers = held_out_tasks(env, tasks) if isinstance(tasks, int) else np.asarray(tasks, np.int64)
+        scores, played = score_tasks(policy, env, numbers, **common)
     if save is not None:
         every = [episode for own in played for episode in own]
         dataset = Dataset.from_trajectories(every, spec=spec, env_id=env, name=f"{path.name}-{env}")
         rows = np.arange(len(numbers)).repeat(episodes)
         write_store(dataset.with_histories(numbers[rows], rows), save)
     return scores
+
+
+def goes_on(path: Path, env: str | None) -> bool:
+    """Whether a run's policy is to remember its episodes though nobody names a task: it has learned from histories of a
+    single one. Our own environments draw a task for every episode.
+
+    Raises:
+        DataError: there is no checkpoint at `path`.
+    """
+    about = load_checkpoint(path).about
+    return about.get("tasks") == 1 and (env or about.get("env")) not in ENVS
 
 
 def _fitting(path: Path, env: str | None, save: Path | None) -> tuple[Checkpoint, str, Spec]:

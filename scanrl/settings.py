@@ -31,12 +31,13 @@ class TrainConfig:
     """Optimiser updates."""
     batch_size: int = 64
     """Windows per update; with whole episodes, the rows in which they go on side by side."""
-    sequences: Literal["windows", "episodes", "histories"] = "windows"
+    sequences: Literal["windows", "episodes", "histories", "queries"] = "windows"
     """What a batch is made of: windows cut anywhere, each from an empty state (the papers); whole episodes, in chunks
-    of model.context steps whose state is carried from update to update, and gradients within a chunk; or contexts of
-    several episodes of one task, from learning histories."""
+    of model.context steps whose state is carried from update to update, and gradients within a chunk; contexts of
+    several episodes of one task, from learning histories; or transitions of such episodes in any order, each set with
+    a state whose optimal action is asked for, for a model with a query."""
     context_episodes: int = 10
-    """Episodes of a context, with histories."""
+    """Episodes of a context, with histories and queries."""
     context_order: Literal["learning", "return"] = "learning"
     """Of the episodes of a context: a run of one history in its order, or any of the task, ascending by return."""
     context_stride: int = 1
@@ -84,8 +85,9 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
-        if self.final_weight < 0 or (self.final_weight and self.sequences == "episodes"):
-            wanted = "0 with whole episodes" if self.sequences == "episodes" else "at least 0"
+        plain = {"episodes": "0 with whole episodes", "queries": "0 with queries"}
+        if self.final_weight < 0 or (self.final_weight and self.sequences in plain):
+            wanted = plain.get(self.sequences, "at least 0")
             raise DataError(f"train.final_weight: expected {wanted}, got {self.final_weight}")
         if not 0 < self.top_fraction <= 1:
             raise DataError(f"train.top_fraction: expected more than 0 and at most 1, got {self.top_fraction}")
@@ -204,8 +206,9 @@ def check_acting(config: RunConfig) -> None:
     model, acting = config.model, config.eval
     if acting.context == "elastic" and model.returns == "given":
         raise DataError("eval.context: expected recurrent or a number of steps where returns are given, got elastic")
-    if acting.context != "recurrent" and model.subgoal_steps:
-        raise DataError(f"eval.context: expected recurrent for a model with sub-goals, got {acting.context}")
+    if acting.context != "recurrent" and (model.subgoal_steps or model.query):
+        kind = "a query" if model.query else "sub-goals"
+        raise DataError(f"eval.context: expected recurrent for a model with {kind}, got {acting.context}")
     if acting.targets and not model.takes_target:
         raise DataError(f"eval.targets: expected none (recipe {config.recipe} takes none), got {list(acting.targets)}")
 

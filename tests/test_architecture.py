@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
     {"evaluation"},
     {"learned", "rollout"},
     {"policy"},
+    {"recall"},
     {"streams"},
     {"checkpoint"},
     {"models", "data", "envs"},

@@ -21,7 +21,7 @@ from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.policy import Policy
 from scanrl.types import CorruptFile, DataError
-from tests.conftest import BOX, CHOICE, make_batch, make_stats
+from tests.conftest import BOX, CHOICE, make_batch, make_queries, make_stats
 from tests.test_folder import FULL, Disk, Killed
 
 FILES = [
@@ -93,7 +93,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, name, spec):
     assert (found.step, found.config, found.spec, found.about) == (5, model.config, model.spec, {"recipe": name})
     assert found.stats == model.stats
     assert same(found.weights, model.state_dict())
-    batch = make_batch(spec, 2, 4)
+    batch = (make_queries if model.config.query else make_batch)(spec, 2, 4)
     assert torch.equal(found.model().eval().actions(batch), model.actions(batch))
     assert sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()) == FILES
 

@@ -35,6 +35,7 @@ class Dataset:
         source: where it came from, e.g. `{"uri": ..., "sha256": ...}`.
         tasks: `(E,)` int64, the task of each episode, where there are several.
         histories: `(E,)` int64, the learner each episode is from, in the order it lived through them; with `tasks`.
+        optimal_actions: what the optimal policy of an episode's task would do at each step, `(n, *A)`, like `actions`.
 
     Attributes:
         observations: `(n, *O)` float32, or uint8 if images.
@@ -58,12 +59,13 @@ class Dataset:
         source: Mapping[str, str] | None = None,
         tasks: np.ndarray | None = None,
         histories: np.ndarray | None = None,
+        optimal_actions: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
         self.offsets = offsets
         self.source = dict(source or {})
-        self.tasks, self.histories = tasks, histories
+        self.tasks, self.histories, self.optimal_actions = tasks, histories, optimal_actions
         self.observations, self.actions, self.rewards, self.terminations, self.truncations = (
             columns[field] for field in COLUMNS
         )
@@ -130,12 +132,15 @@ class Dataset:
         expected = {
             "observations": (np.dtype(spec.observation_dtype), (n, *spec.observation_shape)),
             "actions": (spec.action_dtype, (n, *spec.action_shape)),
+            "optimal_actions": (spec.action_dtype, (n, *spec.action_shape)),
             "rewards": (np.float32, (n,)),
             "terminations": (np.bool_, (n,)),
             "truncations": (np.bool_, (n,)),
         }
         for field, (dtype, shape) in expected.items():
             array = getattr(self, field)
+            if array is None:
+                continue
             if array.dtype != dtype or array.shape != shape:
                 wanted, found = f"{np.dtype(dtype)} {shape}", f"{array.dtype} {array.shape}"
                 raise DataError(f"{self.name}: {field}: expected {wanted}, got {found}")
@@ -156,6 +161,11 @@ class Dataset:
         """The arrays with one entry per episode by name: `tasks` and `histories`, or none."""
         found = {"tasks": self.tasks, "histories": self.histories}
         return {field: array for field, array in found.items() if array is not None}
+
+    @property
+    def added_columns(self) -> dict[str, np.ndarray]:
+        """The per-step arrays that not every dataset has, by name: `optimal_actions`, or none."""
+        return {} if self.optimal_actions is None else {"optimal_actions": self.optimal_actions}
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -196,7 +206,12 @@ class Dataset:
         """sha256 (hex) over spec, offsets and column bytes: equal data, equal fingerprint."""
         spec = replace(self.spec, observation_parts=())  # names that older stores of the same data do not have
         digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
-        for field, array in {**self.columns, "offsets": self.offsets, **self.episode_columns}.items():
+        for field, array in {
+            **self.columns,
+            "offsets": self.offsets,
+            **self.episode_columns,
+            **self.added_columns,
+        }.items():
             digest.update(f"{field} {array.dtype.name} {array.shape}".encode())
             digest_array(digest, array)
         return digest.hexdigest()
@@ -223,6 +238,7 @@ class Dataset:
             source=self.source,
             tasks=self.tasks,
             histories=self.histories,
+            optimal_actions=self.optimal_actions,
         )
 
     def with_histories(self, tasks: np.ndarray, histories: np.ndarray) -> Dataset:
@@ -235,6 +251,7 @@ class Dataset:
             source=self.source,
             tasks=np.asarray(tasks, np.int64),
             histories=np.asarray(histories, np.int64),
+            optimal_actions=self.optimal_actions,
         )
 
     def select(self, episodes: Sequence[int] | np.ndarray) -> Dataset:
@@ -254,8 +271,9 @@ class Dataset:
         }
         seen = self.observations
         columns["observations"] = Rows(seen, steps) if self.spec.is_image else seen[steps]
-        tasks, histories = (None if owners is None else owners[chosen] for owners in (self.tasks, self.histories))
-        return Dataset(columns, offsets, self.spec, self.name, source=self.source, tasks=tasks, histories=histories)
+        more: dict[str, Any] = {field: owners[chosen] for field, owners in self.episode_columns.items()}
+        more |= {field: array[steps] for field, array in self.added_columns.items()}
+        return Dataset(columns, offsets, self.spec, self.name, source=self.source, **more)
 
     def best(self, fraction: float) -> Dataset:
         """The episodes with the highest returns, in their order, as many as fit into a share of the steps.

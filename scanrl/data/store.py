@@ -3,7 +3,7 @@
 `observations.npy`, `actions.npy`, `rewards.npy`, `terminations.npy`, `truncations.npy`, `episode_offsets.npy` are
 plain arrays without objects, so they can be memory-mapped. `manifest.json` holds format version, name, spec, counts,
 fingerprint, source, size and sha256 of each file, and a sha256 of itself. Equal data gives equal bytes. Learning
-histories also have `episode_tasks.npy` and `episode_histories.npy`.
+histories also have `episode_tasks.npy` and `episode_histories.npy`, and may have `optimal_actions.npy`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ __all__ = ["FORMAT_VERSION", "MANIFEST", "check_target", "read_store", "write_st
 FORMAT_VERSION = 1
 HISTORIES_VERSION = 2
 """Of stores that hold learning histories, which releases that know the first version only must not take for damaged."""
+OPTIMAL_VERSION = 3
+"""Of stores that say what the optimal policy would do, likewise."""
 _KIND = "scanrl-store"
 _FILES = {**{field: f"{field}.npy" for field in COLUMNS}, "offsets": "episode_offsets.npy"}
 _HISTORY_FILES = {field: f"episode_{field}.npy" for field in ("tasks", "histories")}
+_MORE_FILES = {**_HISTORY_FILES, "optimal_actions": "optimal_actions.npy"}
 
 
 def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> Path:
@@ -40,8 +43,9 @@ def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> 
     """
     path = Path(path)
     check_target(path, overwrite)
-    arrays = {**dataset.columns, "offsets": dataset.offsets, **dataset.episode_columns}
+    arrays = {**dataset.columns, "offsets": dataset.offsets, **dataset.episode_columns, **dataset.added_columns}
     version = HISTORIES_VERSION if dataset.episode_columns else FORMAT_VERSION
+    version = OPTIMAL_VERSION if dataset.added_columns else version
     fields = {
         "name": dataset.name,
         "spec": dataset.spec.to_json(),
@@ -50,7 +54,7 @@ def write_store(dataset: Dataset, path: str | Path, overwrite: bool = False) -> 
         "fingerprint": dataset.fingerprint,
         "source": dataset.source,
     }
-    names = {field: name for field, name in (_FILES | _HISTORY_FILES).items() if field in arrays}
+    names = {field: name for field, name in (_FILES | _MORE_FILES).items() if field in arrays}
     write_folder(path, _KIND, version, fields, {name: _writer(arrays[field]) for field, name in names.items()})
     return path
 
@@ -66,8 +70,8 @@ def read_store(path: str | Path, verify: bool = True) -> Dataset:
         DataError: `path` is no store, or a newer release wrote it.
     """
     path = Path(path)
-    names = _FILES | {field: name for field, name in _HISTORY_FILES.items() if (path / name).exists()}
-    manifest = verify_folder(path, _KIND, HISTORIES_VERSION, names.values(), digests=verify)
+    names = _FILES | {field: name for field, name in _MORE_FILES.items() if (path / name).exists()}
+    manifest = verify_folder(path, _KIND, OPTIMAL_VERSION, names.values(), digests=verify)
     try:
         dataset = _assemble(path, manifest, names)
         declared = {"steps": manifest["steps"], "episodes": manifest["episodes"]}
@@ -92,6 +96,7 @@ def _assemble(path: Path, manifest: dict[str, Any], names: dict[str, str]) -> Da
             manifest["name"],
             fingerprint=manifest["fingerprint"],
             source=manifest["source"],
+            optimal_actions=arrays.get("optimal_actions"),
             **owners,
         )
     except DataError as error:

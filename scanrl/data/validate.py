@@ -21,6 +21,11 @@ def check(dataset: Dataset) -> list[str]:
     problems = [_nonfinite(dataset, field) for field in _FLOATS]
     problems += [_flag_inside(dataset, field) for field in ("terminations", "truncations")]
     problems += [_both_flags(dataset), *choice_problems(dataset.name, dataset.actions, dataset.offsets, dataset.spec)]
+    for field, array in dataset.added_columns.items():
+        problems += [
+            _nonfinite(dataset, field),
+            *choice_problems(dataset.name, array, dataset.offsets, dataset.spec, field),
+        ]
     return [problem for problem in problems if problem]
 
 
@@ -81,14 +86,16 @@ def _both_flags(dataset: Dataset) -> str | None:
     return f"{_place(dataset, int(both[0]))}: truncations: expected false where terminations is true, got true"
 
 
-def choice_problems(name: str, actions: np.ndarray, offsets: np.ndarray, spec: Spec) -> list[str]:
+def choice_problems(
+    name: str, actions: np.ndarray, offsets: np.ndarray, spec: Spec, field: str = "actions"
+) -> list[str]:
     """The first entry of recorded actions `(n, *A)` that is no choice where the spec has choices; at most one line."""
     if spec.action_kind == "discrete":
-        return _out_of_range(name, "actions", actions, offsets, spec.action_size)
+        return _out_of_range(name, field, actions, offsets, spec.action_size)
     begin = 0
     for part in spec.action_parts:
         for entry, size in enumerate(part.choices, begin):
-            found = _out_of_range(name, f"actions[{entry}]", actions[:, entry], offsets, size)
+            found = _out_of_range(name, f"{field}[{entry}]", actions[:, entry], offsets, size)
             if found:
                 return found
         begin += part.size

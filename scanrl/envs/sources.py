@@ -17,7 +17,7 @@ import numpy as np
 from scanrl.envs.task import Moved, TaskFamily, at_least
 from scanrl.types import DataError
 
-__all__ = ["LEARNERS", "Histories", "NoiseLearner", "QLearner", "TabularLearner", "learn_histories"]
+__all__ = ["LEARNERS", "Histories", "NoiseLearner", "QLearner", "RandomLearner", "TabularLearner", "learn_histories"]
 
 _BLOCK_BYTES = 1 << 22
 """Memory of the learners stepped together. More than the caches hold is slower; fewer learners pay numpy's calls."""
@@ -35,6 +35,7 @@ class Histories(NamedTuple):
     offsets: np.ndarray  # (E + 1,) int64
     tasks: np.ndarray  # (E,) int64: the task of an episode
     histories: np.ndarray  # (E,) int64: its learner, counted from 0
+    optimal_actions: np.ndarray | None = None  # (n,) int64, where they were asked for
 
 
 class TabularLearner(ABC):
@@ -125,7 +126,28 @@ class NoiseLearner(TabularLearner):
         return 8 * family.action_count
 
 
-LEARNERS: dict[str, type[TabularLearner]] = {"q": QLearner, "noise": NoiseLearner}
+class RandomLearner(TabularLearner):
+    """Uniformly random to the end; it learns nothing. What it meets tells about its task all the same.
+
+    Reference: Lee et al. 2023 (Decision-Pretrained Transformer), arXiv 2306.14892.
+    """
+
+    def __init__(self, family: TaskFamily, tasks: np.ndarray, rng: np.random.Generator) -> None:
+        super().__init__(family, tasks, rng)
+        self._rng = rng
+
+    def choose(self, states: np.ndarray) -> np.ndarray:
+        return self._rng.integers(self.family.action_count, size=len(states))
+
+    def learn(self, states: np.ndarray, actions: np.ndarray, moved: Moved) -> None:
+        pass
+
+    @classmethod
+    def row_bytes(cls, family: TaskFamily) -> int:
+        return 8 * family.action_count
+
+
+LEARNERS: dict[str, type[TabularLearner]] = {"q": QLearner, "noise": NoiseLearner, "random": RandomLearner}
 """Learners by name; a new one is a class above and a line here."""
 
 
@@ -137,6 +159,7 @@ def learn_histories(
     episodes: int,
     repeats: int = 1,
     explore_until: float = 1.0,
+    optimal: bool = False,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Histories:
@@ -150,6 +173,7 @@ def learn_histories(
             more of them in the same number of steps; one that is cut by the end is left out.
         repeats: learners for each task, each with a history of its own.
         explore_until: where in a history the share reaches 0, as a fraction of its steps; 1 is the last one.
+        optimal: also note what the optimal policy would do at every step.
         seed: of everything random.
         progress: called with the number of finished histories.
 
@@ -163,7 +187,7 @@ def learn_histories(
         raise DataError(f"explore_until: expected a fraction above 0 and at most 1, got {explore_until:g}")
     kind, owners = LEARNERS[learner], np.repeat(np.asarray(tasks, np.int64), repeats)
     steps = episodes * family.horizon
-    records = _Records(family, len(owners), steps, max(explore_until * (steps - 1), 1))
+    records = _Records(family, len(owners), steps, max(explore_until * (steps - 1), 1), optimal)
     for start, stop in _blocks(len(owners), kind.row_bytes(family)):
         rng = np.random.default_rng([seed, start])
         records.live(kind(family, owners[start:stop], rng), slice(start, stop), rng)
@@ -180,13 +204,14 @@ def _blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
 class _Records:
     """What all learners live through, history after history."""
 
-    def __init__(self, family: TaskFamily, rows: int, steps: int, exploring: float) -> None:
+    def __init__(self, family: TaskFamily, rows: int, steps: int, exploring: float, optimal: bool) -> None:
         self.family, self.steps, self.exploring = family, steps, exploring
         self.observations = np.empty((rows, steps, len(family.observation_low)), np.float32)
         self.actions = np.empty((rows, steps), np.int64)
         self.rewards = np.empty((rows, steps), np.float32)
         self.terminations = np.zeros((rows, steps), bool)
         self.truncations = np.zeros((rows, steps), bool)
+        self.optimal = np.empty((rows, steps), np.int64) if optimal else None
 
     def live(self, learner: TabularLearner, rows: slice, rng: np.random.Generator) -> None:
         """All steps of the learners that are `rows`, a few hundred at a time."""
@@ -215,6 +240,8 @@ class _Records:
             part = np.s_[rows, start : start + block]
             owners = np.broadcast_to(tasks[:, None], seen.T.shape).ravel()
             self.observations[part] = family.observe(owners, seen.T.ravel()).reshape(*seen.T.shape, -1)
+            if self.optimal is not None:
+                self.optimal[part] = family.best(owners, seen.T.ravel()).reshape(seen.T.shape)
             self.actions[part], self.rewards[part] = taken.T, earned.T
             self.terminations[part], self.truncations[part] = over.T, cut.T
 
@@ -230,6 +257,8 @@ class _Records:
             "terminations": self.terminations.ravel(),
             "truncations": self.truncations.ravel(),
         }
+        if self.optimal is not None:
+            columns["optimal_actions"] = self.optimal.ravel()
         if not kept.all():
             columns = {field: column[kept] for field, column in columns.items()}
         last = np.flatnonzero(columns["terminations"] | columns["truncations"])

@@ -36,7 +36,7 @@ class Recipe:
     """Share of the training steps, those of the best episodes, that it is trained on."""
     acting: Context = "recurrent"
     """How its policy remembers when a run evaluates it."""
-    sequences: Literal["windows", "histories"] = "windows"
+    sequences: Literal["windows", "histories", "queries"] = "windows"
     """What a batch is made of; see `train.sequences`."""
 
 
@@ -174,6 +174,20 @@ def dmh() -> Recipe:
     )
     chosen = _distillation("attention", "Huang et al. 2024, arXiv 2406.00079")
     return replace(chosen, model=model)
+
+
+def dpt() -> Recipe:
+    """Decision-Pretrained Transformer: the optimal action of a state from transitions of its task in any order.
+
+    Departures: those above; no learned positions (`time_embedding=True` adds them), since a set has none; tokens are
+    normalised (`token_norm=False`: not) and torch's initialisation stays, without which it takes far longer to notice
+    rewards; up to 200 transitions (the paper: 100); the empty context, with which the first episode is played, is
+    trained on too; the last transition of an episode comes without its next state, which is not recorded.
+
+    Reference: Lee et al. 2023, arXiv 2306.14892.
+    """
+    model = ModelConfig(pattern="(attention mlp)*4", layout="s", query=True, width=32, context=IN_CONTEXT_STEPS)
+    return Recipe(model, "Lee et al. 2023, arXiv 2306.14892", sequences="queries")
 
 
 METAMAMBA_RATE = 5e-3  # between 3e-3 and 1e-2, both better than 1e-3 in held-out loss on Hopper (docs/log.md)
@@ -367,6 +381,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "ad": ad,
     "ad-mamba": ad_mamba,
     "dmh": dmh,
+    "dpt": dpt,
 }
 
 

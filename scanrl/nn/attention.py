@@ -19,6 +19,10 @@ from scanrl.nn.program import ALL, NoNativeStep, Program, Register
 __all__ = ["Attention", "AttentionState"]
 
 
+FEWEST_QUERIES = 64
+"""Of a block of windows that slide: what shorter ones cost is calls."""
+
+
 class AttentionState(NamedTuple):
     """The last `W - 1` keys and values, newest last, and how many tokens there have been: the rest is not real."""
 
@@ -56,7 +60,7 @@ class Attention(Mixer):
             return self._merge(y), self._remember(k, v, torch.zeros_like(x[:, 0, 0], dtype=torch.int64))
         cache = cast(AttentionState, self.initial_state(len(x)) if state is None else state)
         k, v = torch.cat([cache.keys.to(k.dtype), k], 2), torch.cat([cache.values.to(v.dtype), v], 2)
-        y = self._attend(q, k, v, self._mask(length, cache.count))
+        y = self._attend_in_blocks(q, k, v, cache.count)
         return self._merge(y), self._remember(k, v, cache.count, length)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -99,14 +103,26 @@ class Attention(Mixer):
         rate = self.dropout_rate if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=mask is None)
 
+    def _attend_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, count: Tensor) -> Tensor:
+        """Windows that slide over `q` `(B, H, L, D/H)`, about `W` queries at a time: memory grows with `L`, not with
+        its square. `k` and `v` begin with the cache."""
+        parts, block = [], max(self.window, FEWEST_QUERIES)
+        for start in range(0, q.shape[2], block):
+            stop = min(start + block, q.shape[2])
+            seen = slice(start, stop + self.window - 1)
+            mask = self._mask(start, stop, count)
+            parts.append(self._attend(q[:, :, start:stop], k[:, :, seen], v[:, :, seen], mask))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
     def _merge(self, y: Tensor) -> Tensor:
         return self.dropout(linear(y.transpose(1, 2).flatten(2), self.out.weight, self.out.bias))
 
-    def _mask(self, length: int, count: Tensor) -> Tensor:
-        """`(B, 1, L, W-1+L)`: true where query `i` may see cache slot or token `j`."""
+    def _mask(self, start: int, stop: int, count: Tensor) -> Tensor:
+        """`(B, 1, stop-start, W-1+stop-start)`: true where query `i` from `start` on may see cache slot or token `j`
+        from there on."""
         memory = self.window - 1
-        j = torch.arange(memory + length, device=count.device)
-        i = torch.arange(length, device=count.device)[:, None]
+        j = torch.arange(start, memory + stop, device=count.device)
+        i = torch.arange(start, stop, device=count.device)[:, None]
         behind = i + memory - j  # tokens between key and query
         real = j >= memory - count[:, None]
         seen = (behind >= 0) & (behind < self.window) & real[:, None]

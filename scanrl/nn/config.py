@@ -129,6 +129,9 @@ class ModelConfig:
     """The stack that reads the long history, in the form of `pattern`."""
     planner_tokens: PlannerTokens = "merged"
     """Reward sum, episode flag and observation as one token per segment (merged) or as three."""
+    query: bool = False
+    """The Decision-Pretrained Transformer: the context is a set of transitions, one token (s, a, s', r) each, behind
+    the observation for which an action is asked. The layout is then s, and context the most transitions."""
     returns: ReturnSource = "given"
     """Where the return-to-go comes from when acting: given (a target, less what was earned), or predicted by the model
     at s, so that nobody has to choose a target; R then stands right behind s."""
@@ -179,6 +182,8 @@ class ModelConfig:
             raise DataError(f"model.layout: expected R right behind s where returns are predicted, got {self.layout!r}")
         if self.merged and (self.returns == "predicted" or self.hide_returns):
             raise DataError("model.merged: expected false where returns are predicted or hidden, got true")
+        if self.query:
+            self._check_query()
         if not 0.0 < self.expectile < 1.0:
             raise DataError(f"model.expectile: expected a value in (0, 1), got {self.expectile}")
         for name in ("return_weight", "bins_weight", "state_weight"):
@@ -189,6 +194,13 @@ class ModelConfig:
                 raise DataError(f"model.{name}: expected 0 where returns are given, got {getattr(self, name)}")
         if self.width % self.heads:
             raise DataError(f"model.heads: expected a divisor of the width {self.width}, got {self.heads}")
+
+    def _check_query(self) -> None:
+        if self.layout != "s" or self.merged:
+            told = f"{self.layout!r}{', merged' if self.merged else ''}"
+            raise DataError(f"model.layout: expected s, not merged, for a model with a query, got {told}")
+        if self.subgoal_steps:
+            raise DataError(f"model.subgoal_steps: expected 0 for a model with a query, got {self.subgoal_steps}")
 
     @property
     def period(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scanrl.types import DataError
@@ -24,6 +25,7 @@ def collect(
     steps: int = 1_000_000,
     history_episodes: int | None = None,
     explore_until: float | None = None,
+    optimal: bool = False,
     replay: str | None = None,
     order: Literal["recorded", "return"] = "recorded",
     env_options: tuple[str, ...] = (),
@@ -39,12 +41,13 @@ def collect(
         policy: random, a run folder, or sb3:FILE.zip, a model of Stable-Baselines3 named after its algorithm.
         episodes: episodes of the policy.
         histories: record learners instead of a policy: ordered episodes of each, task by task.
-        learner: q (tabular Q-learning) or noise (the optimal policy with ever fewer random actions) on our own
-            environments; a2c, ddpg, dqn, ppo, sac or td3 of Stable-Baselines3 on any.
+        learner: q (tabular Q-learning), noise (the optimal policy with ever fewer random actions) or random (nothing
+            but random actions) on our own environments; a2c, ddpg, dqn, ppo, sac or td3 of Stable-Baselines3 on any.
         tasks: tasks to learn, of those that are not held out; another environment than ours is made with task=0, 1, ...
         steps: environment steps per task.
-        history_episodes: episodes of the full horizon after which the next learner of q or noise starts afresh.
+        history_episodes: episodes of the full horizon after which the next learner of q, noise or random starts afresh.
         explore_until: where in a history of q or noise random actions end, as a fraction of it (q: 1, noise: 0.5).
+        optimal: also record what the optimal policy would do at every step, from which dpt learns.
         replay: make one history of this dataset's episodes instead, a recording of somebody who learned.
         order: of the episodes of --replay: as recorded, or ascending by return.
         env_options: options of the environment, e.g. size=17 start=corner.
@@ -55,10 +58,7 @@ def collect(
     given = {} if history_episodes is None else {"history_episodes": history_episodes}
     check("collect", 1, episodes=episodes, tasks=tasks, steps=steps, num_envs=num_envs, **given)
     check("collect", 0, seed=seed)
-    if (env is None) == (replay is None):
-        raise DataError(f"collect: expected --env or --replay, got {'neither' if env is None else 'both'}")
-    if replay is not None and not histories:
-        raise DataError("collect: --replay: expected --histories with it, got none")
+    _check_source(env, replay, histories, optimal)
     from scanrl.data.store import check_target, write_store
 
     check_target(out, overwrite)  # before the work and not after
@@ -66,13 +66,28 @@ def collect(
         dataset = _replayed(str(replay), order)
     elif histories:
         plan = {"episodes": history_episodes, "explore_until": explore_until, "options": _options(env_options)}
-        dataset = _learned(env, learner, tasks=tasks, steps=steps, seed=seed, **plan)
+        dataset = _learned(env, learner, tasks=tasks, steps=steps, optimal=optimal, seed=seed, **plan)
     else:
         dataset = _played(env, policy, episodes, seed, num_envs, _options(env_options))
     write_store(dataset, out, overwrite=overwrite)
-    of = "" if dataset.tasks is None else f" of {len(set(dataset.tasks.tolist()))} tasks"
-    print(f"{out}: {len(dataset)} episodes{of}, {dataset.steps} steps, mean return {dataset.returns.mean():.4g}")
+    _tell(out, dataset)
     return 0
+
+
+def _tell(out: Path, dataset: Dataset) -> None:
+    count = 0 if dataset.tasks is None else len(set(dataset.tasks.tolist()))
+    of = f" of {count} task{'s' * (count != 1)}" if count else ""
+    print(f"{out}: {len(dataset)} episodes{of}, {dataset.steps} steps, mean return {dataset.returns.mean():.4g}")
+
+
+def _check_source(env: str | None, replay: str | None, histories: bool, optimal: bool) -> None:
+    if (env is None) == (replay is None):
+        raise DataError(f"collect: expected --env or --replay, got {'neither' if env is None else 'both'}")
+    if replay is not None and not histories:
+        raise DataError("collect: --replay: expected --histories with it, got none")
+    if optimal and not (histories and replay is None):
+        told = "--replay" if replay is not None else "no --histories"
+        raise DataError(f"collect: --optimal: expected --histories of a learner with it, got {told}")
 
 
 def _replayed(uri: str, order: Literal["recorded", "return"]) -> Dataset:

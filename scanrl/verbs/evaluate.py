@@ -8,6 +8,7 @@ from typing import Literal
 
 from scanrl.console import print_json, print_table
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores
+from scanrl.in_context import TaskScores
 from scanrl.types import Context, DataError
 from scanrl.verbs.options import RunPath, check
 
@@ -30,6 +31,8 @@ def evaluate(
     save: Path | None = None,
     new_tasks: int = 0,
     tasks: tuple[int, ...] = (),
+    rescan: int = 0,
+    rescan_order: Literal["learning", "return"] = "learning",
     json: bool = False,
 ) -> int:
     """Play episodes with a trained policy and score them.
@@ -44,21 +47,30 @@ def evaluate(
             that predicts its return: the window whose predicted return is highest.
         sample: draw actions from the head's distribution instead of taking the likeliest (new tasks always do).
         seed: decides the initial state of each episode.
-        num_envs: environments stepped side by side.
+        num_envs: environments stepped side by side. A run on histories of a single task, such as a replay buffer, plays
+            --episodes in a row in each without forgetting in between, and shows return against episode.
         save: also write the episodes as a store into this folder.
         new_tasks: learn in context instead: play that many tasks which no history is of, --episodes of each in a row,
             without forgetting in between, and show return against episode.
         tasks: the same on tasks of these numbers.
+        rescan: when learning in context, make the state anew at the start of every episode from so many of the last
+            ones; 0 carries it on for ever.
+        rescan_order: of those: learning, as they were played, or return, the worst first.
         json: print one JSON object instead of a table.
     """
     check("eval", 1, episodes=episodes, num_envs=num_envs)
-    check("eval", 0, seed=seed, new_tasks=new_tasks)
-    if new_tasks or tasks:
-        if new_tasks and tasks:
-            raise DataError(f"eval: expected --new-tasks or --tasks, got both (--new-tasks {new_tasks})")
-        return _learn(run, env, tasks or new_tasks, episodes, context, seed, save, json)
-    from scanrl.scoring import score_run
+    check("eval", 0, seed=seed, new_tasks=new_tasks, rescan=rescan)
+    if new_tasks and tasks:
+        raise DataError(f"eval: expected --new-tasks or --tasks, got both (--new-tasks {new_tasks})")
+    from scanrl.scoring import goes_on, score_learning, score_run
 
+    if new_tasks or tasks or (target_return == ("auto",) and not sweep_targets and goes_on(run, env)):
+        memory = {"context": context, "rescan": rescan or None, "rescan_order": rescan_order}
+        sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
+        scores = score_learning(run, env, tasks or new_tasks or None, **sizes, **memory)  # type: ignore[arg-type]
+        return print_json(scores.to_json()) if json else _show_learning(scores)
+    if rescan:
+        raise DataError(f"eval: --rescan: expected --new-tasks or --tasks with it, got --rescan {rescan} alone")
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
     how = {"context": context, "sample": sample, "seed": seed, "num_envs": num_envs}
     found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
@@ -95,22 +107,9 @@ def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
         )
 
 
-def _learn(
-    run: Path,
-    env: str | None,
-    tasks: Sequence[int] | int,
-    episodes: int,
-    context: Context,
-    seed: int,
-    save: Path | None,
-    json: bool,
-) -> int:
-    """Return against episode, on tasks side by side."""
-    from scanrl.scoring import score_learning
-
-    found = score_learning(run, env, tasks, episodes=episodes, context=context, seed=seed, save=save)
-    if json:
-        return print_json(found.to_json())
+def _show_learning(found: TaskScores) -> int:
+    """Return against episode, on tasks or streams side by side."""
+    episodes = found.returns.shape[1]
     shown = sorted({*range(min(5, episodes)), *range(9, episodes, 10), episodes - 1})
     rows = []
     for episode in shown:
@@ -120,6 +119,13 @@ def _learn(
             (episode + 1, f"{found.curve[episode]:.2f}", between, "-" if share is None else f"{100 * share:.0f}")
         )
     print_table(("episode", "return", "95 % interval", "normalised"), rows, right=(0, 1, 2, 3))
-    known = "" if found.optimal is None else f"; random {found.random:.2f}, optimal {found.optimal:.2f}"
-    print(f"{found.env_id}, {len(found.tasks)} tasks, context {found.context}, seed {seed}{known}")
+    best = "optimal" if found.tasks is not None else "expert"
+    known = "" if found.optimal is None else f"; random {found.random:.2f}, {best} {found.optimal:.2f}"
+    count = f"{len(found.returns)} {'stream' if found.tasks is None else 'task'}{'s' * (len(found.returns) > 1)}"
+    print(f"{found.env_id}, {count}, {found.memory}, seed {found.seed}{known}")
+    if found.tasks is None:
+        ends = [(0, "first")] if episodes == 1 else [(0, "first"), (episodes - 1, "last")]
+        told = ((name, found.curve[episode], found.error(episode)) for episode, name in ends)
+        said = (f"{name} {mean:.1f}" + ("" if error is None else f" ± {error:.1f}") for name, mean, error in told)
+        print(f"of {episodes} episodes: {', '.join(said)} (mean and standard error over streams)")
     return 0

@@ -102,7 +102,7 @@ def test_file_names_of_other_places_are_refused(folder, name):
 
 def test_a_newer_format_is_refused_with_both_versions(folder):
     reseal(folder, version=7)
-    message = "manifest.json: version: expected at most 2, got 7 \\(written by a newer scanrl\\)$"
+    message = "manifest.json: version: expected at most 3, got 7 \\(written by a newer scanrl\\)$"
     with pytest.raises(DataError, match=message):
         read_store(folder)
 

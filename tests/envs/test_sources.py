@@ -137,7 +137,7 @@ def test_many_learners_are_stepped_in_blocks(monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"learner": "sarsa"}, "learner: expected one of q, noise, got 'sarsa'"),
+        ({"learner": "sarsa"}, "learner: expected one of q, noise, random, got 'sarsa'"),
         ({"episodes": 0}, "episodes: expected an integer of at least 1, got 0"),
         ({"repeats": 0}, "repeats: expected an integer of at least 1, got 0"),
         ({"explore_until": 0.0}, "explore_until: expected a fraction above 0 and at most 1, got 0"),

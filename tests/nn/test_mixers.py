@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scanrl.config import to_values
 from scanrl.nn import MIXERS, Mixer, ModelConfig, Stack, State, replace_rows
+from scanrl.nn.attention import FEWEST_QUERIES
 from scanrl.nn.config import InnerMixer
 from scanrl.nn.mixer import parse_pattern
 from scanrl.types import DataError
@@ -227,6 +228,14 @@ def test_attention_sees_one_training_window_and_no_more() -> None:
     changed, _ = mixer(x)
     assert torch.equal(changed[:, 21:], y[:, 21:])
     assert not torch.equal(changed[:, 20], y[:, 20])
+
+
+@pytest.mark.parametrize("changes", [{}, {"hide_returns": True}])
+def test_attention_over_many_windows_is_the_same_in_blocks(changes: dict) -> None:
+    mixer, x = build("attention", replace(CONFIG, **changes)), tokens(3 * FEWEST_QUERIES + 5)
+    whole, _ = mixer(x)
+    parts, _ = stepped(mixer, x, mixer.initial_state(2))
+    torch.testing.assert_close(whole, parts, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("layout", ["sRa", "Rsa"])
