@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
 from scanrl.in_context import held_out_tasks, score_streams, score_tasks
 from scanrl.models.build import build_model
+from scanrl.models.hybrid import HybridModel
 from scanrl.nn import State, map_state, replace_rows
 from scanrl.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, set_learning_rate
 from scanrl.policy import Policy
@@ -227,14 +228,37 @@ class Learner:
             sets = iterate_queries(self.held_out, context, size, batch_size, count=QUERIES)
             return {"val/loss": self._mean_loss(sets)}
         if self.settings.sequences == "histories":
-            contexts = iterate_histories(self.held_out, size, batch_size, most=CONTEXTS, goals=self._with_goals)
-            return {"val/loss": self._mean_loss(contexts)}
+            chosen = self._choose()
+            return {"val/loss": self._mean_loss(self._contexts(self.held_out)), **chosen}
         found = {"val/loss": self._mean_loss(iterate_windows(self.held_out, context, batch_size))}
         if self.remembers:
             chunk = max(context, CHUNK)
             rows = max(1, batch_size * context // chunk)
             found["val/loss_recurrent"] = self._mean_loss(iterate_episodes(self.held_out, chunk, rows), carry=True)
         return found
+
+    def _contexts(self, dataset: Dataset) -> Iterator[Batch]:
+        """Some contexts of histories, the same every time."""
+        size, batch_size = self.settings.context_episodes, 4 * self.settings.batch_size
+        return iterate_histories(dataset, size, batch_size, most=CONTEXTS, goals=self._with_goals)
+
+    def _choose(self) -> dict[str, float]:
+        """Lets a model of several distances between sub-goals act with the best one on held-out contexts (on some of
+        training where none are held out); the losses by which it is told, none for any other model."""
+        model = self.model
+        if not isinstance(model, HybridModel) or len(model.choices) == 1:
+            return {}
+        total, count = torch.zeros(len(model.choices), device=self.settings.device), 0
+        model.eval()
+        with torch.inference_mode():
+            for batch in self._contexts(self.training if self.held_out is None else self.held_out):
+                valid = int(batch.mask.sum())
+                total += model.choice_losses(batch.to(self.settings.device), self.settings.final_weight) * valid
+                count += valid
+        model.train()
+        losses = total / max(count, 1)
+        found = {f"val/loss_every_{c}": loss for c, loss in zip(model.choices, losses.tolist(), strict=True)}
+        return {**found, "val/subgoal_steps": model.choose(losses)}
 
     def _mean_loss(self, batches: Iterable[Batch], *, carry: bool = False) -> float:
         """Over all valid steps; with `carry`, of the chunks of `iterate_episodes`."""
@@ -296,6 +320,7 @@ class Learner:
         for name, tensor in self.model.state_dict().items():
             if not tensor.isfinite().all():
                 raise Diverged(f"{self.run.path}: update {self.step}: expected finite weights, got others in {name}")
+        self._choose()  # by these weights: they may never be validated again
         about = {
             "recipe": self.run.config.recipe,
             "sequences": self.settings.sequences,

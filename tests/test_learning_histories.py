@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.cli import main
 from scanrl.collecting import collect_histories
 from scanrl.data import read_store
-from scanrl.data.histories import HistorySampler
+from scanrl.data.histories import HistorySampler, iterate_histories
 from scanrl.envs import ENVS
 from scanrl.envs.reference_scores import reference_score
 from scanrl.envs.task_env import make_family
 from scanrl.learner import Learner
 from scanrl.models.recipes import RECIPES
+from scanrl.policy import Policy
 from scanrl.run import Run
 from scanrl.settings import run_config
 from scanrl.stats import Stats
@@ -42,7 +44,7 @@ def histories():
     return collect_histories("Darkroom-v0", "noise", tasks=6, steps=400, episodes=10)
 
 
-@pytest.mark.parametrize("name", ["ad", "ad-mamba"])
+@pytest.mark.parametrize("name", ["ad", "ad-mamba", "dmh"])
 def test_recipes_of_learning_in_context_train_on_histories(name, histories):
     config = run_config(name, {**TINY, "train.steps": 60, "train.learning_rate": 1e-2})
     assert config.train.sequences == "histories"
@@ -56,11 +58,18 @@ def test_recipes_of_learning_in_context_train_on_histories(name, histories):
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("order", ["learning", "return"])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(histories, order):
-    overrides = {**TINY, "train.context_order": order}
-    whole = fit("whole", "ad-mamba", histories, steps=6, overrides=overrides)
-    shorter = fit("parts", "ad-mamba", histories, steps=6, overrides=overrides)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ad-mamba", {"train.context_order": "learning"}),
+        ("ad-mamba", {"train.context_order": "return"}),
+        ("dmh", {"model.subgoal_choices": (2, 5, 9)}),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(histories, name, changes):
+    overrides = {**TINY, **changes}
+    whole = fit("whole", name, histories, steps=6, overrides=overrides)
+    shorter = fit("parts", name, histories, steps=6, overrides=overrides)
     for step in ("step-6", "step-4"):  # back to where it had made two updates
         folder = shorter.path / "checkpoints" / step
         for file in sorted(folder.rglob("*"), reverse=True):
@@ -70,6 +79,32 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(histories, order):
     (shorter.path / "metrics.jsonl").write_text("".join(x for x in lines if json.loads(x)["step"] <= 2))
     again = resume(shorter.path)
     assert outcome(again.path) == outcome(whole.path)
+
+
+@pytest.mark.parametrize("validation", [0.3, 0.0])
+def test_a_checkpoint_acts_as_often_as_held_out_loss_says(histories, validation):
+    overrides = {**TINY, "train.validation": validation, "model.subgoal_choices": (2, 5, 9), "train.keep": 0}
+    overrides["train.learning_rate"] = 1e-2
+    run = fit("run", "dmh", histories, steps=8, overrides=overrides)
+    lines = {line["step"]: line for line in run.metrics() if "val/loss" in line}
+    for path in checkpoints_of(run.path):
+        checkpoint = load_checkpoint(path)
+        model, contexts = checkpoint.model().eval(), iterate_histories(*_data(run, histories), goals=True)
+        with torch.inference_mode():
+            [losses] = [model.choice_losses(batch) for batch in contexts]
+        assert model.steps == (2, 5, 9)[int(losses.argmin())]
+        if validation:
+            found = [lines[checkpoint.step][f"val/loss_every_{c}"] for c in (2, 5, 9)]
+            assert found == pytest.approx(losses.tolist(), rel=1e-4)
+            assert lines[checkpoint.step]["val/subgoal_steps"] == model.steps
+    assert Policy.load(run.path, forget="task").model.steps == model.steps
+
+
+def _data(run, histories):
+    """What is held out, or all of it; episodes of a context and contexts of a batch."""
+    settings = run.config.train
+    split = histories.split(settings.validation, settings.seed)[1] if settings.validation else histories
+    return split, settings.context_episodes, 10**6
 
 
 def test_the_command_shows_return_against_episode(histories, capsys):

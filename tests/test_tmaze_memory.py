@@ -8,38 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from results.subgoals import curriculum, maze
 from scanrl.batch import Batch
-from scanrl.data import Dataset
-from scanrl.data.histories import HistorySampler
-from scanrl.envs.tmaze import TMaze
 from scanrl.models.build import Model, build_model
+from scanrl.models.hybrid import HybridModel
 from scanrl.models.recipes import recipe
 from scanrl.stats import Stats
-from scanrl.types import Spec, Trajectory
+from scanrl.types import Spec
 
 SPEC = Spec((2,), "discrete", 4)
-
-
-def maze(length: int) -> Batch:
-    """The optimal episodes of both tasks, with the valuable states ahead."""
-    family = TMaze(length=length)
-    tasks = np.arange(2)
-    states, seen, taken, earned = family.initial(tasks), [], [], []
-    for time in range(family.horizon):
-        actions = family.best(tasks, states)
-        seen.append(family.observe(tasks, states))
-        taken.append(actions)
-        states, rewards, _ = family.move(tasks, states, actions, time)
-        earned.append(rewards)
-    ends = np.arange(family.horizon) == family.horizon - 1
-    columns = [np.stack(column, 1) for column in (seen, taken, earned)]
-    none = np.zeros_like(ends)
-    episodes = [Trajectory(columns[0][row], columns[1][row], columns[2][row], none, ends) for row in tasks]
-    dataset = Dataset.from_trajectories(episodes, spec=SPEC).with_histories(tasks, tasks)
-    batch = HistorySampler(dataset, 1, 8, 0, goals=True).sample()
-    assert len(torch.unique(batch.observations[:, 0, 1])) == 2
-    assert (batch.rewards.sum(1) == 1).all()
-    return batch
 
 
 def model_of(name: str, length: int, **changes: object) -> Model:
@@ -52,6 +29,8 @@ def model_of(name: str, length: int, **changes: object) -> Model:
 def all_right(model: Model, batch: Batch) -> bool:
     model.eval()
     with torch.no_grad():
+        if isinstance(model, HybridModel):
+            model.choose(model.choice_losses(batch, final_weight=1.0))
         right = (model.actions(batch) == batch.actions) | ~batch.mask
     model.train()
     return bool(right.all())
@@ -79,17 +58,26 @@ CASES = {
     "dt": {"layout": "sa", "pattern": "(attention mlp)*2", "time_embedding": True},
     "dm": {"layout": "sa", "pattern": "(mamba mlp)*2", "time_embedding": False},
     "dmh": {"subgoal_steps": 10},
+    "dmh of several": {"subgoal_choices": (5, 10, 20)},
 }
 
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_turn_fifty_steps_after_the_sign_is_learned(name: str) -> None:
-    assert learn(model_of(name, 50, **CASES[name]), [50]) > 0  # an untrained model does not guess them
+    model = model_of(name.partition(" ")[0], 50, **CASES[name])
+    assert learn(model, [50]) > 0  # an untrained model does not guess them
+
+
+def test_the_mazes_are_solved_episodes_of_both_sides() -> None:
+    batch = maze(30)
+    assert len(torch.unique(batch.observations[:, 0, 1])) == 2
+    assert (batch.rewards.sum(1) == 1).all()
+    assert batch.mask.shape == (2, 31)
 
 
 def test_lengths_that_double_lead_the_hybrid_through_five_hundred_steps() -> None:
     model = model_of("dmh", 500, subgoal_steps=20)
-    learn(model, [25, 50, 100, 200, 500])
+    learn(model, curriculum(500))
 
 
 def test_a_model_that_has_not_learned_is_told_from_one_that_has() -> None:

@@ -1,4 +1,5 @@
-"""`ABLATIONS`: the variants that the papers compare with their models, as changes to the recipes' `ModelConfig`.
+"""`ABLATIONS`: variants of the recipes, as changes to their `ModelConfig`: those that the papers compare with their
+models, and for Decision Mamba-Hybrid the choices that its paper leaves open.
 
     recipe("dmm-dc", **ABLATIONS["dmm-dc"]["no-input-mixer"])
 
@@ -69,6 +70,19 @@ ABLATIONS: dict[str, dict[str, Changes]] = {
         "window-2": {"gloma_steps": 2},
         "window-10": {"gloma_steps": 10},
         "dt-reset": _MAMBA["dt-reset"],
+    },
+    "dmh": {
+        "no-subgoals": {"planner": "none"},
+        "no-valuable": {"subgoal_targets": "none"},
+        "rewarded": {"subgoal_targets": "rewarded"},
+        "planner-actions": {"planner_reads": "actions"},
+        "planner-steps": {"planner_reads": "steps"},
+        "planner-separate": {"planner_tokens": "separate"},
+        "separate": {"merged": False},  # the paper: one token for each of sub-goal, state, action, reward
+        "prefix": {"merged": False, "subgoal_prefix": True},
+        "drawn": {"subgoal_draw": "always"},
+        "mean": {"subgoal_draw": "never"},
+        "adaptive": {"subgoal_choices": (5, 10, 20)},
     },
 }
 """Recipe -> name of the variant -> changes to its model."""

@@ -17,48 +17,13 @@ from torch import Tensor, nn
 from scanrl.batch import Batch
 from scanrl.models.decision import head_for
 from scanrl.models.hybrid_step import HybridCode, lower_hybrid
+from scanrl.models.planner import Account, Planner
+from scanrl.models.segments import Segments, segments
 from scanrl.nn import MIXERS, ModelConfig, Stack, State, Tokens, replace_rows
 from scanrl.stats import Stats
 from scanrl.types import DataError, Spec
 
-__all__ = ["HybridModel", "HybridState", "Segments", "segments"]
-
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
-LOG_STD_START = -2.0
-
-
-class Segments(NamedTuple):
-    """Where the segments of a batch are: `c` steps of one episode, fewer at its end.
-
-    A segment starts where the index of a step in its episode is a multiple of `c`, and with the first step of a row.
-    """
-
-    steps: Tensor  # (B, S, c) int64: columns of the batch, inside it also where not valid
-    valid: Tensor  # (B, S, c) bool
-    new: Tensor  # (B, S) bool: the first of an episode
-
-    def gather(self, column: Tensor) -> Tensor:
-        """`(B, T, ...)` as `(B, S, c, ...)`."""
-        return column[torch.arange(len(column), device=column.device)[:, None, None], self.steps]
-
-
-def segments(timesteps: Tensor, mask: Tensor, length: int) -> Segments:
-    """The segments of `length` steps of a batch with `timesteps` and `mask` `(B, T)`, which is padded on the right."""
-    columns = torch.arange(timesteps.shape[1], device=timesteps.device)
-    begins = ((timesteps % length == 0) | (columns == 0)) & mask
-    number = begins.cumsum(1) - 1  # of the segment that a column belongs to
-    count = int(begins.sum(1).max())
-    # Rows with fewer segments fill up with empty ones at the end.
-    first = torch.full((len(mask), count + 1), len(columns) - 1, device=mask.device)
-    rows, places = begins.nonzero(as_tuple=True)
-    first[rows, number[rows, places]] = places
-    steps = (first[:, :count, None] + torch.arange(length, device=mask.device)).clamp(max=len(columns) - 1)
-    row = torch.arange(len(mask), device=mask.device)[:, None, None]
-    mine = number[row, steps] == torch.arange(count, device=mask.device)[:, None]
-    # The last column stands for every place beyond it: only its first occurrence counts.
-    ahead = first[:, :count, None] + torch.arange(length, device=mask.device)
-    valid = mine & mask[row, steps] & (ahead < len(columns))
-    return Segments(steps, valid, timesteps.gather(1, steps[:, :, 0]) == 0)
+__all__ = ["HybridModel", "HybridState"]
 
 
 class HybridState(NamedTuple):
@@ -68,8 +33,10 @@ class HybridState(NamedTuple):
     executor: State
     goal: Tensor  # (B, Z)
     reward: Tensor  # (B,) float64: earned since the segment began, raw units
-    step: Tensor  # (B,) int64: steps of the segment so far; c before the first
+    step: Tensor  # (B,) int64: steps of the segment so far; the longest c before the first
     tail: Tensor  # (B, D): with merged tokens, what the next one has so far
+    account: Tensor  # (B, D): of the steps of the segment so far; (B, 0) where the planner is told of none
+    number: Tensor  # (B,) int64: sub-goals so far
 
 
 class HybridModel(nn.Module):
@@ -83,8 +50,15 @@ class HybridModel(nn.Module):
     linear map that is never trained. Reward sums are those of the segment *before*: that of the present one is not
     known yet.
 
+    With `subgoal_choices` one network learns several `c`: each batch is read with all of them, the planner is told with
+    which, and the one of the lowest held-out action loss acts (`choose`, at every checkpoint, which keeps it;
+    `act_every` takes another). Why not otherwise: a learned boundary is a decision without a gradient, and segments of
+    unknown length cannot be cut before the planner has run, so that training would go step by step; a choice while
+    acting would need a loss there, and nobody tells a policy the right action, while its own are likely under whichever
+    `c` took them; one drawn `c` for each batch, or for each row, costs a third and learns later (docs/log.md).
+
     Args:
-        config: the shape of the network; `subgoal_steps` is `c`.
+        config: the shape of the network; `subgoal_steps` is `c`, or the one of several before there was a choice.
         spec: shapes and kinds of observations and actions.
         stats: statistics of the training data.
         seed: seed of the initial weights.
@@ -104,32 +78,57 @@ class HybridModel(nn.Module):
             raise DataError("model.time_embedding: expected false beside sub-goals, which come with a place, got true")
         if config.merged and config.subgoal_prefix:
             raise DataError("model.subgoal_prefix: expected false beside merged tokens, got true")
+        if config.planner_reads != "sums" and "a" not in config.layout:
+            raise DataError(f"model.layout: expected an a where the planner reads actions, got {config.layout!r}")
         self.config, self.spec, self.stats = config, spec, stats
         goal, width = config.subgoal_size, config.width
+        self.choices = config.subgoal_choices or (config.subgoal_steps,)
+        self.longest = max(self.choices)
         # The executor's attention reaches back to the start of its segment, and no further.
-        inner = replace(config, context=config.subgoal_steps + 1, layout="R" + config.layout)
+        inner = replace(config, context=self.longest + 1, layout="R" + config.layout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.tokens = Tokens(config, spec, stats)
-            self.place = nn.Embedding(config.subgoal_steps, width)  # of a step in its segment
+            self.place = nn.Embedding(self.longest, width)  # of a step in its segment
             self.of_goal = nn.Linear(goal, width)
             self.goal_norm = nn.LayerNorm(width)
             self.stack = Stack(inner, MIXERS)
             self.norm = nn.LayerNorm(width)
             self.head = head_for(config, spec)
-            self.planner = _Planner(config, spec)
+            self.planner = None if config.planner == "none" else Planner(config, spec)
+            told = self.planner is not None and self.planner.account is not None
+            self.account = Account(self.longest, width) if told else None
             # Never trained: a fixed picture of a state for the executor to aim at.
             self.register_buffer("valuable", torch.randn(goal, spec.observation_size) / spec.observation_size**0.5)
             # Torch's initialisation stays: GPT-2's small weights, in two networks one behind the other, keep what the
             # planner has to say below what the executor hears for hundreds of updates.
+        if config.subgoal_choices:
+            self.register_buffer("chosen", torch.tensor(config.subgoal_steps))
 
     valuable: Tensor
+    chosen: Tensor
+
+    @property
+    def steps(self) -> int:
+        """Steps of a segment, `c`, when acting and where nothing is trained."""
+        return int(self.chosen) if self.config.subgoal_choices else self.config.subgoal_steps
+
+    def act_every(self, steps: int) -> None:
+        """Act with this `c`; streams that are under way take it from their next step on.
+
+        Raises:
+            DataError: it is none of those the model has learned.
+        """
+        if steps not in self.choices:
+            raise DataError(f"steps: expected one of {', '.join(map(str, self.choices))}, got {steps}")
+        if self.config.subgoal_choices:
+            self.chosen.fill_(steps)
 
     # ---------------------------------------------------------------- training
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Segments]:
         """Hidden states at the observation tokens `(B, S, c, D)`, sub-goals `(B, S, Z)`, and the segments."""
-        cut = segments(batch.timesteps, batch.mask, self.config.subgoal_steps)
+        cut = segments(batch.timesteps, batch.mask, self.steps)
         goals = self.goals(batch, cut)
         return self._execute(batch, cut, goals[None])[0], goals, cut
 
@@ -143,35 +142,67 @@ class HybridModel(nn.Module):
 
     def goals(self, batch: Batch, cut: Segments) -> Tensor:
         """Sub-goals `(B, S, Z)`; the one of a segment depends on nothing that comes after its first observation."""
+        rows, count, steps = cut.steps.shape
+        if self.planner is None:
+            return self.of_goal.weight.new_zeros(rows, count, self.config.subgoal_size)
         earned = (cut.gather(batch.rewards) * cut.valid).sum(2)
-        before = torch.cat([torch.zeros_like(earned[:, :1]), earned[:, :-1]], 1)
         seen = self._standardised(cut.gather(batch.observations)[:, :, 0])
-        tokens = self.planner.tokens(before / self.tokens.return_scale, cut.new, seen)
+        scaled = _before(earned) / self.tokens.return_scale
+        tokens = self.planner.tokens(scaled, cut.new, seen, _before(self._account(batch, cut)), steps)
         hidden, _ = self.planner.stack(tokens)
-        return self.planner.goal(hidden[:, self.planner.period - 1 :: self.planner.period])
+        number = torch.arange(count, device=hidden.device)
+        return self.planner.goal(hidden[:, self.planner.period - 1 :: self.planner.period], number)
 
     def loss(self, batch: Batch, half: torch.dtype | None = None, final_weight: float = 0.0) -> Tensor:
         """Mean over valid steps of the head's loss, with the planner's sub-goals and with the valuable states'.
 
-        Arguments are those of `DecisionModel.loss`.
+        While training several `c`, the mean of their losses on the whole batch. Arguments are those of
+        `DecisionModel.loss`.
         """
         if half is not None:
             raise DataError("train.precision: expected float32 for a model with sub-goals, got bfloat16")
-        cut = segments(batch.timesteps, batch.mask, self.config.subgoal_steps)
+        every = self.choices if self.training else (self.steps,)
+        return torch.stack([self._loss_every(steps, batch, final_weight) for steps in every]).mean()
+
+    def _loss_every(self, steps: int, batch: Batch, final_weight: float) -> Tensor:
+        """The loss with this `c`."""
+        cut = segments(batch.timesteps, batch.mask, steps)
         goals, masks = [self.goals(batch, cut)], [cut.valid]
         if self.config.subgoal_targets != "none":
             ahead, worth = self._valuable(batch, cut)
             goals.append(ahead)
             masks.append(cut.valid if self.config.subgoal_targets == "all" else cut.valid & worth[:, :, None])
-        hidden = self._execute(batch, cut, torch.stack(goals))
+        return self._action_losses(batch, cut, torch.stack(goals), masks, final_weight).mean()
+
+    def choice_losses(self, batch: Batch, final_weight: float = 0.0) -> Tensor:
+        """`(n,)`: the loss of the actions with the planner's sub-goals alone, for each of the `n` choices of `c`."""
+        found = []
+        for steps in self.choices:
+            cut = segments(batch.timesteps, batch.mask, steps)
+            found.append(self._action_losses(batch, cut, self.goals(batch, cut)[None], [cut.valid], final_weight))
+        return torch.cat(found)
+
+    def choose(self, losses: Tensor) -> int:
+        """Act with the `c` of the lowest of `choice_losses`, which is returned; of equals with the longest, the
+        cheapest one."""
+        found = losses.nan_to_num(torch.inf)
+        best = max(steps for steps, loss in zip(self.choices, found, strict=True) if loss <= found.min())
+        self.act_every(best)
+        return best
+
+    def _action_losses(
+        self, batch: Batch, cut: Segments, goals: Tensor, masks: Sequence[Tensor], final_weight: float
+    ) -> Tensor:
+        """`(n,)`: losses with each of the sub-goals `(n, B, S, Z)`, over the steps of its mask `(B, S, c)`."""
+        hidden = self._execute(batch, cut, goals)
         actions = self.tokens.scale_actions(cut.gather(batch.actions)).flatten(0, 1)
-        last = cut.gather(batch.finals())
-        total = hidden.new_zeros(())
+        last, found = cut.gather(batch.finals()), []
         for h, mask in zip(hidden, masks, strict=True):
-            total = total + self.head.loss(h.flatten(0, 1), actions, mask.flatten(0, 1))
+            loss = self.head.loss(h.flatten(0, 1), actions, mask.flatten(0, 1))
             if final_weight:
-                total = total + final_weight * self.head.loss(h.flatten(0, 1), actions, (mask & last).flatten(0, 1))
-        return total / len(masks)
+                loss = loss + final_weight * self.head.loss(h.flatten(0, 1), actions, (mask & last).flatten(0, 1))
+            found.append(loss)
+        return torch.stack(found)
 
     def loss_from(self, state: State | None, batch: Batch, half: torch.dtype | None = None) -> tuple[Tensor, State]:
         """`loss` of contexts that each begin a stream; they are held-out ones, and no state goes on from them."""
@@ -184,6 +215,19 @@ class HybridModel(nn.Module):
             raise DataError("batch: goals: expected the valuable states of sub-goal training, got none")
         ahead = self._standardised(cut.gather(batch.goals)[:, :, 0])
         return ahead @ self.valuable.T, cut.gather(batch.goal_values)[:, :, 0] > 0
+
+    def _account(self, batch: Batch, cut: Segments) -> Tensor:
+        """Accounts of all segments `(B, S, D)`; `(B, S, 0)` where the planner is told of none."""
+        if self.account is None:
+            return batch.rewards.new_zeros(*cut.valid.shape[:2], 0)
+        columns = {"s": batch.observations, "a": batch.actions, "r": batch.rewards}
+        places = torch.arange(cut.valid.shape[2], device=cut.valid.device).expand_as(cut.valid)
+        embedded = self.tokens.summed([(x, cut.gather(columns[x])) for x in self._told()], places)
+        return (self.account(embedded, places) * cut.valid[..., None]).sum(2)
+
+    def _told(self) -> str:
+        """Letters of the steps that the planner is told of."""
+        return "a" if self.config.planner_reads == "actions" else "sar"
 
     def _execute(self, batch: Batch, cut: Segments, goals: Tensor) -> Tensor:
         """Hidden states `(n, B, S, c, D)` at the observation tokens, for `n` choices of sub-goals `(n, B, S, Z)`."""
@@ -214,12 +258,14 @@ class HybridModel(nn.Module):
         """The state of `batch` streams before their first token."""
         weight = self.of_goal.weight
         return HybridState(
-            self.planner.stack.initial_state(batch),
+            () if self.planner is None else self.planner.stack.initial_state(batch),
             self.stack.initial_state(batch),
             weight.new_zeros(batch, self.config.subgoal_size),
             torch.zeros(batch, dtype=torch.float64, device=weight.device),
-            torch.full((batch,), self.config.subgoal_steps, device=weight.device),
+            torch.full((batch,), self.longest, device=weight.device),
             weight.new_zeros(batch, self.config.width),
+            weight.new_zeros(batch, 0 if self.account is None else self.config.width),
+            torch.zeros(batch, dtype=torch.int64, device=weight.device),
         )
 
     def feed(self, tokens: Sequence[tuple[str, Tensor]], timesteps: Tensor, state: State) -> tuple[Tensor, State]:
@@ -238,7 +284,10 @@ class HybridModel(nn.Module):
         """The executor's output `(B, D)` at a token; a merged one comes with its observation."""
         seen = letter == "s"
         # The place of a tail token is that of the last step, which has been counted.
-        places = (state.step - int(not seen)).clamp(0, self.config.subgoal_steps - 1)
+        places = (state.step - int(not seen)).clamp(0, self.longest - 1)
+        if self.account is not None and letter in self._told():
+            term = self.account(self.tokens.summed([(letter, values)], places), places)
+            state = state._replace(account=state.account + term)
         if self.config.merged:
             total = state.tail + self.tokens.summed([(letter, values)], places)
             if not seen:
@@ -262,20 +311,27 @@ class HybridModel(nn.Module):
 
     def _begin(self, observations: Tensor, timesteps: Tensor, state: HybridState) -> HybridState:
         """A new segment in the rows where one is due; the planner runs only if there is such a row."""
-        new = (state.step >= self.config.subgoal_steps) | (timesteps % self.config.subgoal_steps == 0)
+        steps = self.steps
+        new = (state.step >= steps) | (timesteps % steps == 0)
         if not bool(new.any()):
             return state
-        scaled = (state.reward / self.tokens.return_scale).to(self.norm.weight.dtype)
-        tokens = self.planner.tokens(
-            scaled[:, None], timesteps[:, None] == 0, self._standardised(observations)[:, None]
-        )
-        hidden, planner = self.planner.stack(tokens, state.planner)
-        goal = self.planner.goal(hidden[:, -1])
+        goal, planner = self._plan(observations, timesteps, state, steps)
         executor = self.stack.initial_state(len(new))
         if self.config.subgoal_prefix:
             _, executor = self.stack(self._goal_token(goal)[:, None], executor)
-        begun = HybridState(planner, executor, goal, *(torch.zeros_like(x) for x in state[3:]))
+        reward, step, tail, account = map(torch.zeros_like, (state.reward, state.step, state.tail, state.account))
+        begun = HybridState(planner, executor, goal, reward, step, tail, account, state.number + 1)
         return cast(HybridState, replace_rows(state, new, begun))
+
+    def _plan(self, observations: Tensor, timesteps: Tensor, state: HybridState, steps: int) -> tuple[Tensor, State]:
+        """Sub-goals `(B, Z)` of segments that begin now, and the planner's state after them."""
+        if self.planner is None:
+            return torch.zeros_like(state.goal), state.planner
+        scaled = (state.reward / self.tokens.return_scale).to(self.norm.weight.dtype)
+        columns = (scaled, timesteps == 0, self._standardised(observations), state.account)
+        tokens = self.planner.tokens(*(x[:, None] for x in columns), steps=steps)
+        hidden, planner = self.planner.stack(tokens, state.planner)
+        return self.planner.goal(hidden[:, -1], state.number), planner
 
     # ------------------------------------------------------------------- parts
 
@@ -300,38 +356,6 @@ class HybridModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-class _Planner(nn.Module):
-    """From reward sums, episode starts and observations to sub-goals."""
-
-    def __init__(self, config: ModelConfig, spec: Spec) -> None:
-        super().__init__()
-        width = config.width
-        self.merged = config.planner_tokens == "merged"
-        self.period = 1 if self.merged else 3
-        self.reward, self.new = nn.Linear(1, width), nn.Linear(1, width)
-        self.observation = nn.Linear(spec.observation_size, width)
-        self.token_norm = nn.LayerNorm(width)
-        inner = replace(config, pattern=config.planner, layout="s" if self.merged else "sar", merged=False)
-        self.stack = Stack(inner, MIXERS)
-        self.norm = nn.LayerNorm(width)
-        self.moments = nn.Linear(width, 2 * config.subgoal_size)
-        with torch.no_grad():  # else the noise drowns what the mean has to say at first
-            self.moments.bias[config.subgoal_size :] = LOG_STD_START
-
-    def tokens(self, rewards: Tensor, new: Tensor, observations: Tensor) -> Tensor:
-        """Tokens `(B, S * period, D)`, the observation last, of scaled rewards and flags `(B, S)`."""
-        parts = [
-            self.reward(rewards[..., None]),
-            self.new(new.to(rewards.dtype)[..., None]),
-            self.observation(observations),
-        ]
-        if self.merged:
-            return self.token_norm(sum(parts[1:], parts[0]))
-        return self.token_norm(torch.stack(parts, 2)).flatten(1, 2)
-
-    def goal(self, hidden: Tensor) -> Tensor:
-        """`mu + sigma e` while training, `mu` otherwise; `(..., Z)`."""
-        mean, log_std = self.moments(self.norm(hidden)).chunk(2, -1)
-        if not self.training:
-            return mean
-        return mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * torch.randn_like(mean)
+def _before(values: Tensor) -> Tensor:
+    """Of every segment what the one before it has, `(B, S, ...)`; 0 for the first."""
+    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], 1)

@@ -131,30 +131,32 @@ def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
     Raises:
         NoNativeStep: a module has no such form.
     """
-    config = model.config
-    return HybridCode(
-        _planner(model), _executor(model, sample), config.subgoal_steps, model.tokens.return_scale, config.width
-    )
+    planner, width = _planner(model), model.config.width
+    return HybridCode(planner, _executor(model, sample), model.steps, model.tokens.return_scale, width)
 
 
 def _planner(model: HybridModel) -> Code:
     """From scaled reward sum, index in the episode and observation to the token of the sub-goal `(S, D)`."""
     planner, tokens = model.planner, model.tokens
+    if planner is None or planner.account is not None or planner.draw == "always":
+        raise NoNativeStep("sub-goals that are drawn, come from all steps, or are none have no native step")
     program = Program(planner.period, planner.period)
     x = program.register(model.config.width)
     with program.temporary():
         total, part = program.register(x.size), program.register(x.size)
         rows = [ALL, ALL, ALL] if planner.merged else [at(0), at(1), at(2)]
         parts = [total, part, part] if planner.merged else [total, total, total]
-        program.linear(_read(program, "r", 1, rows[0]), planner.reward.weight, planner.reward.bias, rows[0], parts[0])
+        pace = planner.pace_of(model.steps)
+        first, others = planner.reward.bias + pace, torch.zeros_like(pace) if planner.merged else pace
+        program.linear(_read(program, "r", 1, rows[0]), planner.reward.weight, first, rows[0], parts[0])
         # The flag of an episode's start is 1 at its first step and 0 behind: two rows of a table.
-        flags = torch.stack([planner.new.weight[:, 0] + planner.new.bias, planner.new.bias])
+        flags = torch.stack([planner.new.weight[:, 0] + planner.new.bias, planner.new.bias]) + others
         program.table("time", flags, rows[1], parts[1])
         if planner.merged:
             program.add(part, total, ALL)
         mean, deviation = tokens.observation_mean.numpy(), tokens.observation_std.numpy()
         seen = program.read("s", len(mean), mean, deviation, rows[2])
-        program.linear(seen, planner.observation.weight, planner.observation.bias, rows[2], parts[2])
+        program.linear(seen, planner.observation.weight, planner.observation.bias + others, rows[2], parts[2])
         if planner.merged:
             program.add(part, total, ALL)
         program.copy(program.norm(total, planner.token_norm, ALL), x, ALL)
@@ -184,7 +186,8 @@ def _executor(model: HybridModel, sample: bool) -> Code:
             program.copy(_read(program, "z", x.size, at(0)), x, at(0))
     hidden = program.norm(model.stack.lower(program, x, LAST), model.norm, LAST)
     lower_choice(program, hidden, model.head, tokens, sample=sample)
-    return program.finish(_tensors(tokens, model.place, model.stack, model.norm, model.head))
+    chosen = [model.chosen] if model.config.subgoal_choices else []  # where a segment ends depends on it
+    return program.finish([*_tensors(tokens, model.place, model.stack, model.norm, model.head), *chosen])
 
 
 def _read(program: Program, letter: str, size: int, rows: int) -> Register:

@@ -153,11 +153,12 @@ def ad_mamba() -> Recipe:
 def dmh() -> Recipe:
     """Decision Mamba-Hybrid: Mamba makes sub-goals from a long history, a transformer acts on each for some steps.
 
-    Departures: width 64, sub-goals of 32 entries, two layers of the transformer (the paper: 128, 128, three with three
-    heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 5 steps, the paper's number for grid
-    worlds (it has 20 elsewhere); one token per step for the transformer and one per sub-goal for Mamba (the paper:
-    four and three); contexts in the order of learning, from anywhere in a history (sorted by return there:
-    `train.context_order return`); torch's initialisation; sub-goals drawn while training, their mean when acting.
+    Departures: width 64, sub-goals of 32 entries, two layers of the transformer (the paper: 128, not told, three with
+    three heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 5 steps, the paper's number for
+    grid worlds (20 elsewhere; `subgoal_choices`); one token per step and one per sub-goal (the paper: four and three);
+    Mamba is told the sum of the segment before, and where an episode begins; contexts in the order of learning (by
+    return there: `train.context_order`), all of them imitated; torch's initialisation; the plain mean of both losses,
+    one valuable state for each segment, ties to the nearest; a state that goes on over all episodes when acting.
 
     Reference: Huang et al. 2024, arXiv 2406.00079.
     """

@@ -20,9 +20,11 @@ __all__ = [
     "InnerMixer",
     "ModelConfig",
     "PixelScaling",
+    "PlannerReads",
     "PlannerTokens",
     "ReturnLoss",
     "ReturnSource",
+    "SubgoalDraw",
     "SubgoalTargets",
     "TokenActivation",
 ]
@@ -34,7 +36,9 @@ Activation = Literal["relu", "gelu", "silu"]
 HeadName = Literal["auto", "auto_entropy", "regression", "categorical", "gaussian", "entropy_gaussian"]
 InnerMixer = Literal["conv4", "none", "conv", "modal_conv", "dense", "modal_linear"]
 SubgoalTargets = Literal["all", "rewarded", "none"]
+SubgoalDraw = Literal["training", "always", "never"]
 PlannerTokens = Literal["merged", "separate"]
+PlannerReads = Literal["sums", "actions", "steps"]
 DtInit = Literal["official", "gpt2_reset"]
 ReturnSource = Literal["given", "predicted"]
 ReturnLoss = Literal["scaled", "relative"]
@@ -118,17 +122,27 @@ class ModelConfig:
     """One local mixer per position of the repeated group for all repeats, left as it was initialised."""
     subgoal_steps: int = 0
     """Environment steps between two sub-goals, c, of Decision Mamba-Hybrid; 0: a model without sub-goals."""
+    subgoal_choices: tuple[int, ...] = ()
+    """Several c that one network learns at once, subgoal_steps among them: an update is made for all of them, and takes
+    as long; the one with the lowest held-out loss acts. None: subgoal_steps alone."""
     subgoal_size: int = 128
     """Entries of a sub-goal, Z."""
+    subgoal_draw: SubgoalDraw = "training"
+    """When a sub-goal is drawn from its normal distribution instead of being its mean: in training, always (acting
+    too, from one list of random numbers for all streams), or never, and then only the mean is learned."""
     subgoal_targets: SubgoalTargets = "all"
     """Steps on which the executor is also trained towards the valuable state ahead: all, those with a reward ahead
     (without one the valuable state is the next one and gives the action away), or none."""
     subgoal_prefix: bool = False
     """One sub-goal token before a segment; otherwise one before each of its steps."""
     planner: str = "mamba*2"
-    """The stack that reads the long history, in the form of `pattern`."""
+    """The stack that reads the long history, in the form of `pattern`; none: sub-goals are zero, so that the executor
+    acts on its segment alone."""
     planner_tokens: PlannerTokens = "merged"
     """Reward sum, episode flag and observation as one token per segment (merged) or as three."""
+    planner_reads: PlannerReads = "sums"
+    """What it is told of the segment before: its reward sum alone, also the actions, or also all of its steps
+    (observations, actions, rewards)."""
     query: bool = False
     """The Decision-Pretrained Transformer: the context is a set of transitions, one token (s, a, s', r) each, behind
     the observation for which an action is asked. The layout is then s, and context the most transitions."""
@@ -171,6 +185,13 @@ class ModelConfig:
                 raise DataError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
         if self.subgoal_steps < 0:
             raise DataError(f"model.subgoal_steps: expected at least 0, got {self.subgoal_steps}")
+        if self.subgoal_choices:
+            choices = sorted(set(self.subgoal_choices))
+            if choices[0] < 1 or len(choices) < len(self.subgoal_choices):
+                found = list(self.subgoal_choices)
+                raise DataError(f"model.subgoal_choices: expected different numbers of at least 1, got {found}")
+            if self.subgoal_steps not in choices:
+                raise DataError(f"model.subgoal_steps: expected one of {choices}, got {self.subgoal_steps}")
         if not 0.0 <= self.dropout < 1.0:
             raise DataError(f"model.dropout: expected a value in [0, 1), got {self.dropout}")
         if not re.fullmatch(r"(?!.*(.).*\1)[Rsar]+", self.layout) or "s" not in self.layout:

@@ -18,7 +18,7 @@ from scanrl.streams import CarriedStreams, NativeStreams, Step, begin, step_choi
 from scanrl.types import Spec
 from tests.conftest import BOX, CHOICE, make_stats
 from tests.kernels.test_native_step import assert_close, compare, play, steps
-from tests.models.test_hybrid import FORMS, SMALL
+from tests.models.test_hybrid import FORMS, SMALL, TORCH_FORMS
 
 extension, why = native.extension()
 pytestmark = pytest.mark.skipif(extension is None, reason=why)
@@ -182,3 +182,20 @@ def test_what_is_not_lowered_steps_in_torch_with_a_reason() -> None:
     assert isinstance(begin(model, 2, "recurrent"), CarriedStreams)
     assert step_choice(model_of(planner="s4d"))[:2] == ("reference", "S4D has no native step")
     assert "float64" in step_choice(copy.deepcopy(model_of()).double()).reason
+
+
+def test_streams_under_way_take_another_choice_from_their_next_step_on() -> None:
+    model = model_of(subgoal_choices=(3, 5, 7))
+    truth, others = CarriedStreams(model, 4, None), native_streams(model, 4)
+    for t, x in enumerate(steps(BOX, 4, 40, restarts=0.1)):
+        if t in (11, 25):
+            model.act_every(3 if t == 11 else 7)
+        expected, found = truth.step(x), others.step(x)
+        assert expected is not None
+        assert found is not None
+        assert_close(found, expected, 2e-6)
+
+
+@pytest.mark.parametrize("changes", [{"planner": "none"}, *TORCH_FORMS])
+def test_forms_without_a_native_step_act_in_torch(changes) -> None:
+    assert step_choice(model_of(**changes)).impl == "reference"

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from scanrl.batch import Batch
-from scanrl.models.hybrid import HybridModel, HybridState, segments
+from scanrl.checkpoint import load_checkpoint, save_checkpoint
+from scanrl.models.hybrid import HybridModel, HybridState
+from scanrl.models.segments import segments
 from scanrl.nn import ModelConfig
 from scanrl.policy import Policy
 from scanrl.types import DataError
@@ -34,9 +36,17 @@ FORMS = [
     {"merged": True},
     {"merged": True, "planner_tokens": "separate"},
     {"planner": "mamba mlp", "pattern": "mamba*2"},
+    {"merged": True, "subgoal_choices": (3, 5, 7)},
+    {"planner_tokens": "separate", "subgoal_choices": (5, 9), "subgoal_draw": "never"},
+]
+TORCH_FORMS = [  # which have no native step
+    {"planner_tokens": "separate", "subgoal_choices": (5, 9), "planner_reads": "steps"},
+    {"merged": True, "planner_reads": "actions"},
+    {"merged": True, "planner_reads": "steps", "subgoal_draw": "always"},
+    {"planner_tokens": "separate", "planner_reads": "actions", "subgoal_draw": "never"},
 ]
 EPISODES = [[7, 20, 3], [20, 20], [1, 1, 13]]
-every_form = pytest.mark.parametrize("changes", FORMS)
+every_form = pytest.mark.parametrize("changes", [*FORMS, *TORCH_FORMS])
 both_kinds = pytest.mark.parametrize("spec", [BOX, CHOICE])
 
 
@@ -116,6 +126,127 @@ def test_streams_equal_the_training_forward(spec, changes) -> None:
     torch.testing.assert_close(found[batch.mask], expected[batch.mask], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_streams_equal_the_forward_with_every_choice(steps: int) -> None:
+    model, batch = build(subgoal_choices=(3, 5, 7), planner_reads="steps"), make_batch()
+    model.act_every(steps)
+    with torch.no_grad():
+        expected, found = by_step(model, batch), streamed(model, batch)
+        assert model(batch)[2].steps.shape[2] == steps
+    torch.testing.assert_close(found[batch.mask], expected[batch.mask], rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_planner_an_action_knows_its_segment_alone() -> None:
+    model, batch = build(planner="none"), make_batch()
+    changed = batch._replace(observations=batch.observations.clone(), rewards=batch.rewards + 1)
+    changed.observations[1, 2] = 9.0
+    with torch.no_grad():
+        expected = by_step(model, batch)
+        torch.testing.assert_close(streamed(model, batch)[batch.mask], expected[batch.mask], rtol=1e-10, atol=1e-12)
+        after = by_step(model, changed._replace(rewards=batch.rewards))
+    assert not torch.equal(after[1, 2], expected[1, 2])
+    assert torch.equal(after[1, 5:], expected[1, 5:])
+
+
+@pytest.mark.parametrize("reads", ["sums", "actions", "steps"])
+def test_the_planner_is_told_what_it_reads_and_no_more(reads: str) -> None:
+    model, batch = build(planner_reads=reads), make_batch()
+    cut = segments(batch.timesteps, batch.mask, 5)
+
+    def moved(**columns: Tensor) -> bool:
+        """Whether a step in the middle of a segment of 20 (row 1) changes the sub-goal behind it."""
+        return not torch.equal(model.goals(batch._replace(**columns), cut)[1, 2], goals[1, 2])
+
+    with torch.no_grad():
+        goals = model.goals(batch, cut)
+        actions, observations, rewards = (x.clone() for x in (batch.actions, batch.observations, batch.rewards))
+        actions[1, 7] += 0.5
+        observations[1, 7] += 0.5
+        rewards[1, [7, 8]] = rewards[1, [8, 7]]  # the sum stays
+        assert moved(actions=actions) == (reads != "sums")
+        assert moved(observations=observations) == (reads == "steps")
+        if reads == "steps":
+            assert moved(rewards=rewards)
+        swapped = batch.actions.clone()
+        swapped[1, [6, 7]] = swapped[1, [7, 6]]
+        assert moved(actions=swapped) == (reads != "sums")  # also their order
+
+
+def test_sub_goals_are_drawn_when_it_says() -> None:
+    batch = make_batch()
+    cut = segments(batch.timesteps, batch.mask, 5)
+
+    def goals(draw: str, *, training: bool) -> list[Tensor]:
+        model = build(subgoal_draw=draw).train(training)
+        with torch.no_grad():
+            return [model.goals(batch, cut) for _ in range(2)]
+
+    for draw, differ in {"training": True, "always": True, "never": False}.items():
+        assert torch.equal(*goals(draw, training=True)) != differ
+        assert torch.equal(*goals(draw, training=False))  # whoever recomputes draws the same
+    mean, drawn = build(), build(subgoal_draw="always")
+    with torch.no_grad():
+        assert not torch.allclose(mean.goals(batch, cut), drawn.goals(batch, cut))
+    assert len(build(subgoal_draw="never").planner.moments.bias) == SMALL.subgoal_size
+
+
+def test_training_reads_a_batch_with_every_choice_and_held_out_losses_choose_one() -> None:
+    model, batch = build(subgoal_choices=(3, 5, 7), subgoal_draw="never"), make_batch()
+    with torch.no_grad():
+        found, alone = model.train().loss(batch, final_weight=0.5), []
+        for steps in (3, 5, 7):
+            model.eval().act_every(steps)
+            alone.append(model.loss(batch, final_weight=0.5))
+        torch.testing.assert_close(found, sum(alone) / 3, rtol=1e-12, atol=0.0)
+        losses = model.choice_losses(batch, final_weight=0.5)
+        for steps, loss in zip((3, 5, 7), losses, strict=True):
+            other = build(subgoal_choices=(3, 5, 7), subgoal_draw="never", subgoal_targets="none")
+            other.act_every(steps)
+            torch.testing.assert_close(loss, other.loss(batch, final_weight=0.5), rtol=1e-12, atol=0.0)
+    best = model.choose(losses)
+    assert best == (3, 5, 7)[int(losses.argmin())] == model.steps
+    assert model.choose(torch.tensor([1.0, 1.0, 2.0])) == 5  # of equals the longest
+    assert model.choose(torch.tensor([torch.nan, 9.0, torch.nan])) == 5
+    with pytest.raises(DataError, match="steps: expected one of 3, 5, 7, got 4"):
+        model.act_every(4)
+
+
+def test_a_choice_is_saved_with_the_weights(tmp_path) -> None:
+    model = HybridModel(replace(SMALL, subgoal_choices=(3, 5, 7)), BOX, make_stats(BOX))
+    model.act_every(7)
+    path = save_checkpoint(tmp_path, 1, model, {}, {}, {})
+    loaded = load_checkpoint(path).model()
+    assert isinstance(loaded, HybridModel)
+    assert loaded.steps == 7
+    assert loaded.config.subgoal_steps == 5
+    batch = Batch(*(x.float() if x.is_floating_point() else x for x in make_batch()))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval().actions(batch), model.eval().actions(batch))
+
+
+def test_the_planner_is_told_which_choice_it_plans_for() -> None:
+    model, batch = build(subgoal_choices=(4, 5)), make_batch()
+    tokens = torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1, 5), torch.zeros(1, 1, 0)
+    tokens = tuple(x.double() for x in tokens)
+    with torch.no_grad():
+        assert not torch.equal(model.planner.tokens(*tokens, steps=4), model.planner.tokens(*tokens, steps=5))
+        assert torch.isfinite(model.loss(batch))
+
+
+def test_a_stream_under_way_takes_another_choice_from_its_next_step_on() -> None:
+    model = build(subgoal_choices=(3, 7), subgoal_steps=7)
+    state = model.initial_state(1)
+    goals = []
+    with torch.no_grad():
+        for t in range(12):
+            if t == 5:
+                model.act_every(3)
+            _, state = model.feed([("s", torch.full((1, 5), float(t)).double())], torch.tensor([t]), state)
+            goals.append(state.goal)
+    begun = [t for t in range(1, 12) if not torch.equal(goals[t], goals[t - 1])]
+    assert begun == [5, 6, 9]
+
+
 def test_a_stream_does_not_notice_its_neighbours() -> None:
     model, batch = build(), make_batch()
     alone = Batch(*(x[:1] for x in batch))
@@ -177,9 +308,10 @@ def test_padding_does_not_change_the_loss() -> None:
         torch.testing.assert_close(model.loss(longer, final_weight=2.0), model.loss(batch, final_weight=2.0))
 
 
-def test_gradients_reach_every_parameter_and_not_the_picture_of_valuable_states() -> None:
-    model = build().train()
-    model.loss(make_batch()).backward()
+@every_form
+def test_gradients_reach_every_parameter_and_not_the_picture_of_valuable_states(changes) -> None:
+    model, batch = build(**changes).train(), make_batch()
+    model.loss(batch).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert "valuable" in model.state_dict()
     assert not model.valuable.requires_grad
@@ -219,8 +351,12 @@ def test_rows_restart_by_replacing_their_state() -> None:
         ({"subgoal_steps": 0}, "model.subgoal_steps: expected at least 1"),
         ({"layout": "Rsar"}, "model.layout: expected"),
         ({"layout": "sa"}, "model.layout: expected"),
+        ({"layout": "sr", "planner_reads": "actions"}, "model.layout: expected an a where the planner reads"),
         ({"time_embedding": True}, "model.time_embedding: expected false"),
         ({"merged": True, "subgoal_prefix": True}, "model.subgoal_prefix: expected false"),
+        ({"subgoal_choices": (5, 5)}, "model.subgoal_choices: expected different numbers of at least 1, got"),
+        ({"subgoal_choices": (0, 5)}, "model.subgoal_choices: expected different numbers of at least 1, got"),
+        ({"subgoal_choices": (10, 20)}, "model.subgoal_steps: expected one of .10, 20., got 5"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, problem) -> None:

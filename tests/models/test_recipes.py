@@ -75,6 +75,15 @@ def test_mambadm_is_decision_mamba_with_a_second_mamba_in_each_layer() -> None:
     assert parameter_count("mambadm", *HOPPER) == parameter_count("dm", *HOPPER) + 3 * mamba_count(128)
 
 
+PLANNER = (
+    2 * (mamba_count(64) + 8 * 64 * 64 + 5 * 64 + 2 * 2 * 64)  # (mamba mlp)*2, with the norms before them
+    + (2 + 2 + 12) * 64  # reward sum, episode flag, observation
+    + 2 * 2 * 64  # the norms of tokens and of what comes out
+    + 65 * 2 * 32  # mean and deviation of the sub-goal
+)
+ACCOUNT = 5 * 64 + 2 * 64 + 65 * 64  # a vector for each place, a norm, a linear map
+
+
 # Recipe, variant -> how many parameters it has more than the recipe on Hopper, by the formulas of the papers.
 CONVOLUTION, MATRIX = 3 * 7, 3 * 6  # per channel (times width) of the modal mixers: three kernels and biases, matrices
 DIFFERENCES = {
@@ -123,6 +132,17 @@ DIFFERENCES = {
     ("mambadm", "window-2"): 0,
     ("mambadm", "window-10"): 0,
     ("mambadm", "dt-reset"): 0,
+    ("dmh", "no-subgoals"): -PLANNER,
+    ("dmh", "no-valuable"): 0,
+    ("dmh", "rewarded"): 0,
+    ("dmh", "planner-actions"): ACCOUNT,
+    ("dmh", "planner-steps"): ACCOUNT,
+    ("dmh", "planner-separate"): 0,
+    ("dmh", "separate"): -64,  # the mark where an episode begins
+    ("dmh", "prefix"): -64,
+    ("dmh", "drawn"): 0,
+    ("dmh", "mean"): -65 * 32,
+    ("dmh", "adaptive"): 3 * 64 + (20 - 5) * 64,  # which choice, and places up to the longest
 }
 VARIANTS = [(name, variant) for name, variants in ABLATIONS.items() for variant in variants]
 
