@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import json
 import re
 import warnings
@@ -95,23 +94,24 @@ class LoadedActor:
 
 def _rebuilt(learner: Any, path: Path, env: EnvSource) -> Any:
     """A new model with the archive's weights; no pickle in it is touched."""
-    import torch
-
+    # Without `data` it reads tensors alone, as torch's `weights_only` does.
+    _, weights, _ = importlib.import_module("stable_baselines3.common.save_util").load_from_zip_file(
+        path, load_data=False, device="cpu"
+    )
     with zipfile.ZipFile(path) as archive:
-        weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
         said = json.loads(archive.read("data")).get("policy_kwargs") or {}
     shape = {name: said[name] for name in ("net_arch", "n_critics", "use_sde") if name in said}
     # Classes are told by their names beside their pickles.
     named = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(said.get("activation_fn", "")))
     if named is not None:
-        shape["activation_fn"] = getattr(torch.nn.modules.activation, named[1])
+        shape["activation_fn"] = getattr(importlib.import_module("torch.nn.modules.activation"), named[1])
     memory = {"buffer_size": 1} if learner.__name__ in REPLAYING else {}
     made = make_environment(env)
     try:
         model = learner("MlpPolicy", made, policy_kwargs=shape, device="cpu", verbose=0, **memory)
     finally:
         made.close()
-    model.policy.load_state_dict(weights)
+    model.policy.load_state_dict(weights["policy"])
     return model
 
 
