@@ -123,31 +123,45 @@ def one_run(run: Run) -> dict[str, Any]:
         began = time.process_time()
         trained = run_training(run_config(run.recipe, changes, once), data, out=Path(folder) / "run")
         spent, metrics = time.process_time() - began, trained.metrics()
-        policy = Policy(trained.checkpoint().model(), sample=True, seed=EVAL_SEED, forget="task")
+        model = trained.checkpoint().model()
     tasks = np.tile(held_out_tasks(world.env, MOST_TASKS, fewer=True), EACH)
-    began = time.process_time()
-    scores, played = score_tasks(policy, world.env, tasks, episodes=world.played, seed=EVAL_SEED)
-    acting = time.process_time() - began
-    steps = sum(len(episode) for own in played for episode in own)
+    curves, by_task, acting = {}, {}, {}
+    for way, memory in ways(world, run.recipe).items():
+        policy = Policy(model, sample=True, seed=EVAL_SEED, forget="task", **memory)
+        began = time.process_time()
+        scores, played = score_tasks(policy, world.env, tasks, episodes=world.played, seed=EVAL_SEED)
+        steps = sum(len(episode) for own in played for episode in own)
+        acting[way] = round(1e3 * (time.process_time() - began) / steps, 4)
+        curves[way] = np.round(scores.curve, 4).tolist()
+        last = scores.returns.reshape(EACH, -1, world.played)[:, :, -5:]
+        by_task[way] = np.round(last.mean(axis=(0, 2)), 3).tolist()
     return {
         "fingerprint": data.fingerprint,
         "env": world.env,
         "settings": changes,
         "updates": updates,
         "cpu_seconds": round(spent, 1),
-        "acting_ms": round(1e3 * acting / steps, 4),
+        "acting_ms": acting,
         "validation_loss": [line["val/loss"] for line in metrics if "val/loss" in line][-1],
         "history": np.round(_history_curve(data), 4).tolist(),
         "tasks": len(set(tasks.tolist())),
         "each": EACH,
         "episodes": world.played,
         "eval_seed": EVAL_SEED,
-        "curve": np.round(scores.curve, 4).tolist(),
-        "by_task": np.round(scores.returns.reshape(EACH, -1, world.played).mean(axis=0)[:, -1], 3).tolist(),
+        "curves": curves,
+        "by_task": by_task,
         "optimal": scores.optimal,
         "random": scores.random,
         **provenance(),
     }
+
+
+def ways(world: World, recipe: str) -> dict[str, dict[str, Any]]:
+    """How a recipe may remember: what it is called, and arguments of `Policy`."""
+    found: dict[str, dict[str, Any]] = {"all": {}}
+    if recipe != "ad":
+        found["last"] = {"rescan": world.episodes - 1}
+    return found
 
 
 def _history_curve(data: Any) -> np.ndarray:
@@ -165,7 +179,11 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     lines[-1] += (
         "`results/in_context.jsonl`. Mean return of an episode on held-out tasks, means over seeds; the interval"
     )
-    lines[-1] += " is the 95 % one of the mean over seeds of the last episode. Attention acts on its cached window."
+    lines[-1] += " is the 95 % one of the mean over seeds of the last episode. `last` scans as many episodes anew, at "
+    lines[-1] += (
+        "the start of each, as a context of the training had before; otherwise the state goes on for ever, and "
+    )
+    lines[-1] += "attention acts on its cached window."
     for name, world in WORLDS.items():
         there = [row for row in rows if row["world"] == name]
         if there:
@@ -182,16 +200,17 @@ def _table(world: World, rows: Sequence[dict[str, Any]]) -> list[str]:
     head = ["recipe", *(f"episode {episode}" for episode in shown), "95 %", "of optimal", "seeds", "updates"]
     head += ["training, CPU s", "held-out loss", "acting, ms a step"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for recipe in RECIPES:
+    for recipe, way in _kinds(world):
         mine = [row for row in rows if row["recipe"] == recipe]
         if not mine:
             continue
-        curves = np.array([row["curve"] for row in mine])
-        cells = [recipe, *(f"{curves[:, episode - 1].mean():.2f}" for episode in shown)]
+        curves = np.array([row["curves"][way] for row in mine])
+        cells = [_called(recipe, way), *(f"{curves[:, episode - 1].mean():.2f}" for episode in shown)]
         cells += [interval_cell(curves[:, -1], 2), f"{100 * curves[:, -1].mean() / mine[0]['optimal']:.0f} %"]
         cells += [str(len(mine)), f"{np.mean([row['updates'] for row in mine]):.0f}"]
-        for key, digits in (("cpu_seconds", 0), ("validation_loss", 4), ("acting_ms", 3)):
+        for key, digits in (("cpu_seconds", 0), ("validation_loss", 4)):
             cells.append(f"{np.mean([row[key] for row in mine]):.{digits}f}")
+        cells.append(f"{np.mean([row['acting_ms'][way] for row in mine]):.3f}")
         lines.append("| " + " | ".join(cells) + " |")
     first = rows[0]
     lines += [
@@ -205,12 +224,23 @@ def _table(world: World, rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _kinds(world: World) -> list[tuple[str, str]]:
+    return [(recipe, way) for recipe in RECIPES for way in ways(world, recipe)]
+
+
+def _called(recipe: str, way: str) -> str:
+    return recipe if way == "all" else f"{recipe}, {way}"
+
+
 def _picture(world: World, rows: Sequence[dict[str, Any]]) -> str:
-    curves = {r: np.array([row["curve"] for row in rows if row["recipe"] == r]) for r in RECIPES}
+    curves = {
+        _called(recipe, way): np.array([row["curves"][way] for row in rows if row["recipe"] == recipe])
+        for recipe, way in _kinds(world)
+    }
     first = rows[0]
     return draw_learning(
         world.title,
-        {recipe: curve for recipe, curve in curves.items() if len(curve)},
+        {name: curve for name, curve in curves.items() if len(curve)},
         np.array(first["history"]),
         {"optimal": first["optimal"], "random": first["random"]},
     )

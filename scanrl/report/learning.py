@@ -12,7 +12,7 @@ from scanrl.report.scales import element, number
 
 __all__ = ["STYLES", "draw_learning"]
 
-STYLES = ("first", "second", "third", "fourth")
+STYLES = ("first", "second", "third", "fourth", "fifth")
 """Colours of curves, in their order; more than these share the last one."""
 
 STYLE = """
@@ -22,11 +22,13 @@ svg { font: 12px system-ui, sans-serif; background: #fff; fill: #333 }
 .curve { fill: none; stroke: var(--line); stroke-width: 2; stroke-linejoin: round }
 .band { fill: var(--line); opacity: .16 } .dot { fill: var(--line) } .name { fill: var(--line) }
 .first { --line: #2a5bd7 } .second { --line: #b8590b } .third { --line: #2f855a } .fourth { --line: #8a3ffc }
+.fifth { --line: #c2255c }
 .history { --line: #9aa1ab }
 @media (prefers-color-scheme: dark) {
   svg { background: #16181c; fill: #ddd } .grid { stroke: #2a2d32 } .axis { stroke: #666 }
   .tick, .axis-name, .mark-name { fill: #999 } .mark { stroke: #999 }
   .first { --line: #86a8ff } .second { --line: #f0a556 } .third { --line: #68d391 } .fourth { --line: #be95ff }
+  .fifth { --line: #f783ac }
   .history { --line: #6d7785 }
 }
 """
@@ -38,6 +40,7 @@ def draw_learning(
     curves: Mapping[str, np.ndarray],
     history: np.ndarray | None = None,
     marks: Mapping[str, float] | None = None,
+    band: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Markup:
     """Mean return against the number of the episode, with the range of the runs as a band.
 
@@ -46,11 +49,13 @@ def draw_learning(
         curves: by name, `(runs, n)`: the mean return of each run in its episodes 1 to `n`.
         history: `(m,)`, mean return of the learner the histories are of, in its episodes; drawn as far as `n`.
         marks: names and returns of further lines, such as those of the optimal and of a random policy.
+        band: `(n,)` each, ends of the band of the first curve where it is not the range of its runs.
     """
     lines = []
     for place, (name, runs) in enumerate(curves.items()):
-        several = len(runs) > 1
-        lines.append(_line(name, runs.mean(0), STYLES[min(place, len(STYLES) - 1)], runs if several else None))
+        ends = (runs.min(0), runs.max(0)) if len(runs) > 1 else None
+        ends = band if place == 0 and band is not None else ends
+        lines.append(_line(name, runs.mean(0), STYLES[min(place, len(STYLES) - 1)], ends))
     if history is not None:
         most = max(runs.shape[1] for runs in curves.values())
         lines.append(_line("its learner", history[:most], "history"))
@@ -70,6 +75,6 @@ def draw_learning(
     return element("svg", element("style", Markup(STYLE)), head, inner, xmlns="http://www.w3.org/2000/svg", **size)
 
 
-def _line(name: str, values: np.ndarray, style: str, runs: np.ndarray | None = None) -> Line:
-    low, high = (None, None) if runs is None else (runs.min(0), runs.max(0))
+def _line(name: str, values: np.ndarray, style: str, ends: tuple[np.ndarray, np.ndarray] | None = None) -> Line:
+    low, high = (None, None) if ends is None else ends
     return Line(name, np.arange(1, len(values) + 1), np.asarray(values, np.float64), style, low, high)

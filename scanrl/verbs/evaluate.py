@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from scanrl.console import print_json, print_table
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores
@@ -33,6 +35,7 @@ def evaluate(
     tasks: tuple[int, ...] = (),
     rescan: int = 0,
     rescan_order: Literal["learning", "return"] = "learning",
+    plot: Path | None = None,
     json: bool = False,
 ) -> int:
     """Play episodes with a trained policy and score them.
@@ -56,21 +59,22 @@ def evaluate(
         rescan: when learning in context, make the state anew at the start of every episode from so many of the last
             ones; 0 carries it on for ever.
         rescan_order: of those: learning, as they were played, or return, the worst first.
+        plot: also draw return against episode into this SVG file.
         json: print one JSON object instead of a table.
     """
     check("eval", 1, episodes=episodes, num_envs=num_envs)
     check("eval", 0, seed=seed, new_tasks=new_tasks, rescan=rescan)
     if new_tasks and tasks:
         raise DataError(f"eval: expected --new-tasks or --tasks, got both (--new-tasks {new_tasks})")
-    from scanrl.scoring import goes_on, score_learning, score_run
+    from scanrl.scoring import goes_on, score_run
 
     if new_tasks or tasks or (target_return == ("auto",) and not sweep_targets and goes_on(run, env)):
         memory = {"context": context, "rescan": rescan or None, "rescan_order": rescan_order}
         sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
-        scores = score_learning(run, env, tasks or new_tasks or None, **sizes, **memory)  # type: ignore[arg-type]
-        return print_json(scores.to_json()) if json else _show_learning(scores)
-    if rescan:
-        raise DataError(f"eval: --rescan: expected --new-tasks or --tasks with it, got --rescan {rescan} alone")
+        return _learn(run, env, tasks or new_tasks or None, plot, json, **sizes, **memory)
+    for option, given in (("--rescan", rescan), ("--plot", plot)):
+        if given:
+            raise DataError(f"eval: {option}: expected --new-tasks or --tasks with it, got {option} {given} alone")
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
     how = {"context": context, "sample": sample, "seed": seed, "num_envs": num_envs}
     found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
@@ -107,6 +111,34 @@ def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
         )
 
 
+def _learn(run: Path, env: str | None, tasks: Any, plot: Path | None, json: bool, **how: Any) -> int:
+    """Return against episode as a table or JSON, and as a drawing."""
+    from scanrl.scoring import score_learning
+
+    if plot is not None and plot.suffix != ".svg":
+        raise DataError(f"eval: --plot: expected a name that ends with .svg, got {plot}")
+    found = score_learning(run, env, tasks, **how)
+    if plot is not None:
+        from scanrl.report.learning import draw_learning
+
+        intervals = [found.interval(episode) for episode in range(found.returns.shape[1])]
+        known = [interval for interval in intervals if interval is not None]
+        marks = {"optimal": found.optimal, "random": found.random}
+        drawn = draw_learning(
+            f"{found.env_id}: mean return of {_count(found)}, 95 % interval",
+            {"policy": found.curve[None]},
+            marks={name: value for name, value in marks.items() if value is not None},
+            band=(np.array(known)[:, 0], np.array(known)[:, 1]) if len(known) == len(intervals) else None,
+        )
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot.write_text(drawn, encoding="utf-8")
+    return print_json(found.to_json()) if json else _show_learning(found)
+
+
+def _count(found: TaskScores) -> str:
+    return f"{len(found.returns)} {'stream' if found.tasks is None else 'task'}{'s' * (len(found.returns) > 1)}"
+
+
 def _show_learning(found: TaskScores) -> int:
     """Return against episode, on tasks or streams side by side."""
     episodes = found.returns.shape[1]
@@ -121,8 +153,7 @@ def _show_learning(found: TaskScores) -> int:
     print_table(("episode", "return", "95 % interval", "normalised"), rows, right=(0, 1, 2, 3))
     best = "optimal" if found.tasks is not None else "expert"
     known = "" if found.optimal is None else f"; random {found.random:.2f}, {best} {found.optimal:.2f}"
-    count = f"{len(found.returns)} {'stream' if found.tasks is None else 'task'}{'s' * (len(found.returns) > 1)}"
-    print(f"{found.env_id}, {count}, {found.memory}, seed {found.seed}{known}")
+    print(f"{found.env_id}, {_count(found)}, {found.memory}, seed {found.seed}{known}")
     if found.tasks is None:
         ends = [(0, "first")] if episodes == 1 else [(0, "first"), (episodes - 1, "last")]
         told = ((name, found.curve[episode], found.error(episode)) for episode, name in ends)

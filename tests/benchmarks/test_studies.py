@@ -123,7 +123,7 @@ def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch,
     rows = [
         {**run._asdict(), **in_context.one_run(run)} for run in in_context.planned([0, 1]) if run.world == "darkroom"
     ]
-    assert {(row["tasks"], row["updates"] > 0, len(row["curve"]), len(row["history"])) for row in rows} == {
+    assert {(row["tasks"], row["updates"] > 0, len(row["curves"]["all"]), len(row["history"])) for row in rows} == {
         (16, True, 3, 20)
     }
     assert rows[0]["history"][-1] > 12 > rows[0]["history"][0]
@@ -131,7 +131,9 @@ def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch,
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:] == [
         "| ad",
         "| ad-mamba",
+        "| ad-mamba, last",
         "| dmh",
+        "| dmh, last",
     ]
     drawn = (tmp_path / "pictures" / "in_context-darkroom.svg").read_text()
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
