@@ -27,10 +27,10 @@ from scanrl.types import DataError
 
 __all__ = ["EPISODES_OF_A_HISTORY", "EXPLORE_UNTIL", "collect_episodes", "collect_histories"]
 
-EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20, "random": 20}
+EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20, "random": 20, "posterior": 20}
 """Episodes of the full horizon after which the next learner starts, by learner: about what each needs to get good."""
 
-EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5, "random": 1.0}
+EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5, "random": 1.0, "posterior": 1.0}
 """Where in a history random actions end, by learner. Whoever learns from noise to the end keeps some of it."""
 
 

@@ -201,7 +201,10 @@ def test_without_stable_baselines_one_line_says_what_to_install(monkeypatch, fai
             ["--env=Darkroom-v0", "--histories", "--learner=dqn", "--history-episodes=2"],
             "episodes: expected none for dqn, which has its own way, got 2",
         ),
-        (["--env=Darkroom-v0", "--histories", "--learner=sarsa"], "learner: expected one of q, noise, random, a2c, "),
+        (
+            ["--env=Darkroom-v0", "--histories", "--learner=sarsa"],
+            "expected one of q, noise, random, posterior, a2c, ",
+        ),
         (["--env=Hopper-v5", "--histories"], "Hopper-v5: expected one of Darkroom-v0, "),
         (["--env=Darkroom-v0", "--policy=rundom"], "policy: expected random, sb3:FILE.zip or a run folder, got 'run"),
         (["--env=Darkroom-v0", "--env-options", "size"], "collect: --env-options: expected name=value, got 'size'"),

@@ -67,7 +67,7 @@ def test_the_command_records_what_the_optimal_policy_would_do(capsys):
         (["--env=CartPole-v1", "--histories", "--optimal"], "CartPole-v1: expected one of Darkroom-v0, "),
         (
             ["--env=CartPole-v1", "--histories", "--learner=dqn", "--optimal"],
-            "optimal: expected one of the learners q, noise, random, who know the optimal policy, got dqn",
+            "optimal: expected one of the learners q, noise, random, posterior, who know the optimal policy, got dqn",
         ),
         (
             ["--env=Darkroom-v0", "--histories", "--learner=random", "--explore-until=0.5"],

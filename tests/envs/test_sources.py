@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from scanrl.envs import sources
-from scanrl.envs.darkroom import Darkroom, DarkroomHard
+from scanrl.envs.darkroom import Darkroom, DarkroomDynamic, DarkroomHard
 from scanrl.envs.keydoor import KeyToDoor
-from scanrl.envs.sources import LEARNERS, NoiseLearner, QLearner, learn_histories
+from scanrl.envs.posterior import PosteriorLearner
+from scanrl.envs.sources import LEARNERS, learn_histories
+from scanrl.envs.tabular import NoiseLearner, QLearner
 from scanrl.envs.task import Moved
+from scanrl.envs.tmaze import TMaze
 from scanrl.types import DataError
 
 ROOM = Darkroom(5, 12)
@@ -60,7 +63,7 @@ def test_q_learning_needs_to_see_the_key():
         def choose(self, states):
             return super().choose(states % room.grid.cells)
 
-        def learn(self, states, actions, moved):
+        def learn(self, states, actions, moved, times=0):
             super().learn(states % room.grid.cells, actions, Moved(moved.states % room.grid.cells, *moved[1:]))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -103,6 +106,32 @@ def test_exploring_may_end_before_the_history_does():
     assert not random[steps // 2 :].any()
 
 
+@pytest.mark.parametrize("family", [ROOM, DarkroomHard(4, 12), KeyToDoor(3, 20), DarkroomDynamic(5, 12), TMaze(6)])
+def test_posterior_sampling_searches_without_a_random_step_and_then_is_optimal(family):
+    tasks = np.random.default_rng(0).integers(family.task_count, size=40)
+    found = learn_histories(family, tasks, learner="posterior", episodes=25, seed=3)
+    last = np.flatnonzero(np.diff(found.histories, append=-1))
+    assert np.allclose(returns(found)[last], family.optimal_returns(tasks), atol=1e-6)
+    first = returns(found)[np.flatnonzero(np.diff(found.histories, prepend=-1))]
+    assert first.mean() < family.optimal_returns(tasks).mean()
+
+
+def test_posterior_sampling_never_looks_twice_where_nothing_was():
+    found = learn_histories(ROOM, np.arange(25), learner="posterior", episodes=6, repeats=4, seed=0)
+    for start, stop in zip(found.offsets[:-1:6], found.offsets[6::6], strict=True):
+        paid = found.rewards[start:stop] > 0
+        until = int(paid.argmax()) if paid.any() else stop - start
+        # Only where it starts it may have to wait to see whether that cell pays.
+        assert (found.actions[start : start + until] == 0).sum() <= 1
+
+
+def test_a_learner_of_a_large_family_holds_its_own_task_possible():
+    room = KeyToDoor(9, 50)
+    learner = PosteriorLearner(room, np.array([5, 4000]), np.random.default_rng(0))
+    assert learner._tasks.shape == (2, 512)
+    assert (learner._tasks == [[5], [4000]]).any(axis=1).all()
+
+
 def test_episodes_that_end_early_are_followed_by_others_and_no_cut_one_is_kept():
     room = DarkroomHard(3, 7, ends=True)
     found = learn_histories(room, np.arange(9), learner="q", episodes=6, repeats=5, seed=0)
@@ -137,7 +166,7 @@ def test_many_learners_are_stepped_in_blocks(monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"learner": "sarsa"}, "learner: expected one of q, noise, random, got 'sarsa'"),
+        ({"learner": "sarsa"}, "learner: expected one of q, noise, random, posterior, got 'sarsa'"),
         ({"episodes": 0}, "episodes: expected an integer of at least 1, got 0"),
         ({"repeats": 0}, "repeats: expected an integer of at least 1, got 0"),
         ({"explore_until": 0.0}, "explore_until: expected a fraction above 0 and at most 1, got 0"),
