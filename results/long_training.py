@@ -7,7 +7,7 @@
 A run is `DATASET/RECIPE/FORM`, e.g. `walker2d-medium/dmm-dc/64`; `--only` takes such names with `*`, several of them.
 A run that has its row is not made again. Seeds go in turn: a study stopped early has whole ones.
 
-Protocol. Every run trains on one thread for the same processor time (`--seconds`; the cost of an update is measured
+Protocol. Every run trains on one thread for the same processor time (`SECONDS`; the cost of an update is measured
 first, so that the number of updates follows), on all episodes but a tenth, with its recipe's own step size and
 schedule. Its LAST checkpoint plays 20 episodes twice: with the state carried through the episode, and recomputing the
 last K steps at every step. Nothing is selected by looking at a score.
@@ -26,11 +26,8 @@ with D4RL's.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +36,9 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from results.equal_time import TASKS, append_missing, interval_cell, missing, read_rows, scores, train_and_score
+from results.equal_time import TASKS, interval_cell, scores, train_and_score
+from results.study import Study, command
 
-ROWS = Path(__file__).with_suffix(".jsonl")
-PAGE = Path(__file__).with_suffix(".md")
 SECONDS = 90.0
 STEPS = 2048  # environment steps of a batch
 CHUNK = 64
@@ -73,10 +69,9 @@ class Run(NamedTuple):
         return f"{self.dataset}/{self.recipe}/{self.form}"
 
 
-def planned(seeds: Iterable[int], only: Sequence[str] = (), seconds: float = SECONDS) -> list[Run]:
-    """All runs that the names leave over, the first seed of each before the second of any."""
-    found = [Run(d, r, f, seed, seconds) for seed in seeds for d in TASKS for r in RECIPES for f in FORMS]
-    return [run for run in found if not only or any(fnmatch(run.name, pattern) for pattern in only)]
+def planned(seeds: Iterable[int]) -> list[Run]:
+    """All runs, the first seed of each before the second of any."""
+    return [Run(d, r, f, seed, SECONDS) for seed in seeds for d in TASKS for r in RECIPES for f in FORMS]
 
 
 def one_run(run: Run, folder: Path) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def one_run(run: Run, folder: Path) -> dict[str, Any]:
     from scanrl.data import load
 
     task, changes = TASKS[run.dataset], FORMS[run.form]
-    found = train_and_score(
+    return train_and_score(
         run.recipe,
         {**changes, "train.seed": run.seed},
         load(folder / task.file),
@@ -93,22 +88,6 @@ def one_run(run: Run, folder: Path) -> dict[str, Any]:
         target=task.target,
         contexts=("recurrent", *(() if (run.recipe, run.form) in NOT_RECOMPUTED else (changes["model.context"],))),
     )
-    return {**run._asdict(), **found}
-
-
-def run_all(folder: Path, runs: Sequence[Run], file: Path, workers: int) -> int:
-    """Makes the runs that have no row yet; tells how many failed."""
-    absent = sorted({TASKS[run.dataset].file for run in runs if not (folder / TASKS[run.dataset].file).is_file()})
-    if absent:
-        raise SystemExit(f"{folder}: expected {', '.join(absent)}, found none (leave them out with --only)")
-    jobs = [
-        (
-            f"{run.name}, seed {run.seed}",
-            ["-m", "results.long_training", "one", "--data", str(folder.absolute()), "--run", json.dumps(run)],
-        )
-        for run in missing(runs, read_rows(file))
-    ]
-    return append_missing(jobs, file, workers)
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,33 +129,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """The command."""
-    from scanrl.seeds import read_seeds
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "one", "plan", "page"))
-    parser.add_argument("--data", type=Path, help="folder of the HDF5 files")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="such as 'hopper-*/dm*/64'")
-    parser.add_argument("--seeds", type=read_seeds, default=(0, 1, 2))
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a run's training")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, on one thread each")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are")
-    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(words)
-    runs = planned(chosen.seeds, chosen.only, chosen.seconds)
-    if chosen.what in ("run", "one") and chosen.data is None:
-        parser.error("--data: expected the folder of the HDF5 files")
-    if chosen.what == "page":
-        PAGE.write_text(page(read_rows(chosen.rows)), encoding="utf-8")
-    elif chosen.what == "one":
-        print(json.dumps(one_run(Run(*chosen.run), chosen.data)))
-    elif chosen.what == "plan":
-        for run in missing(runs, read_rows(chosen.rows)):
-            print(f"{run.name}, seed {run.seed}, {run.seconds:g} s")
-    else:
-        sys.exit(1 if run_all(chosen.data, runs, chosen.rows, chosen.workers) else 0)
-
+STUDY = Study(Path(__file__), planned, one_run, page, lambda run: TASKS[run.dataset].file)
 
 if __name__ == "__main__":
-    main()
+    command(STUDY, __doc__)

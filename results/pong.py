@@ -31,6 +31,7 @@ from scanrl.evaluation import library_versions, normalize
 from scanrl.models.atari import ATARI
 from scanrl.policy import Policy
 from scanrl.rollout import rollout
+from scanrl.run import open_run
 from scanrl.settings import run_config
 from scanrl.training import run_training
 
@@ -65,8 +66,11 @@ def train_and_score(
     changes = settings(recipe, updates, seed, context, batch, top)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run = run_training(run_config(recipe, {}, changes), dataset, out=out or Path(folder) / "run")
-        spent = time.process_time() - began
+        if out is not None and out.exists():
+            run, spent = open_run(out), None  # trained before, only to be scored
+        else:
+            run = run_training(run_config(recipe, {}, changes), dataset, out=out or Path(folder) / "run")
+            spent = round(time.process_time() - began, 1)
         validation = [line["val/loss"] for line in run.metrics() if "val/loss" in line]
         model = run.checkpoint().model()
     acted = {}
@@ -90,7 +94,7 @@ def train_and_score(
         "target_return": float(dataset.returns.max()),
         "eval_seed": EVAL_SEED,
         "updates": updates,
-        "cpu_seconds": round(spent, 1),
+        "cpu_seconds": spent,
         "validation_losses": [round(value, 4) for value in validation],
         "settings": changes,
         "acted": acted,
@@ -111,7 +115,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=8, help="steps of a window")
     parser.add_argument("--batch", type=int, default=40, help="windows of an update")
     parser.add_argument("--top-fraction", type=float, default=1.0, help="of the steps: the best episodes that hold it")
-    parser.add_argument("--out", type=Path, help="folder to keep the run in")
+    parser.add_argument("--out", type=Path, help="folder to keep the run in; a run that is there is scored")
     chosen = parser.parse_args()
     sizes = (chosen.context, chosen.batch, chosen.top_fraction)
     row = train_and_score(chosen.data, chosen.recipe, chosen.updates, chosen.seed, *sizes, chosen.out)

@@ -18,12 +18,9 @@ Reference: MambaDM, arXiv 2406.02013, section on scaling.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +29,10 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from results.equal_time import TASKS, append_missing, interval_cell, missing, read_rows, scores, train_and_score
+from results.equal_time import TASKS, interval_cell, scores, train_and_score
+from results.study import Study, command
 from scanrl.data import Dataset
 
-ROWS = Path(__file__).with_suffix(".jsonl")
-PAGE = Path(__file__).with_suffix(".md")
 UPDATES = 1000
 DATASETS = ("hopper-medium", "hopper-medium-replay")
 RECIPES = ("dmm-dc", "dm")
@@ -57,10 +53,9 @@ class Run(NamedTuple):
         return f"{self.dataset}/{self.recipe}/{self.size}"
 
 
-def planned(seeds: Iterable[int], only: Sequence[str] = (), updates: int = UPDATES) -> list[Run]:
-    """All runs that the names leave over, the first seed of each before the second of any."""
-    found = [Run(d, r, s, seed, updates) for seed in seeds for d in DATASETS for r in RECIPES for s in SIZES]
-    return [run for run in found if not only or any(fnmatch(run.name, pattern) for pattern in only)]
+def planned(seeds: Iterable[int]) -> list[Run]:
+    """All runs, the first seed of each before the second of any."""
+    return [Run(d, r, s, seed, UPDATES) for seed in seeds for d in DATASETS for r in RECIPES for s in SIZES]
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -137,40 +132,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*cells, str(len(rows)), str(first["updates"]), f"{loss:.4f}", f"{seconds:.0f}"]
 
 
-def run_all(folder: Path, runs: Sequence[Run], file: Path, workers: int) -> int:
-    """Makes the runs that have no row yet; tells how many failed."""
-    words = ["-m", "results.scaling", "one", "--data", str(folder.absolute()), "--run"]
-    jobs = [(f"{run.name}, seed {run.seed}", [*words, json.dumps(run)]) for run in missing(runs, read_rows(file))]
-    return append_missing(jobs, file, workers)
-
-
-def main(words: Sequence[str] | None = None) -> None:
-    """The command."""
-    from scanrl.seeds import read_seeds
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "one", "plan", "page"))
-    parser.add_argument("--data", type=Path, help="folder of the HDF5 files")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="such as 'hopper-*/dm/width*'")
-    parser.add_argument("--seeds", type=read_seeds, default=(0, 1, 2))
-    parser.add_argument("--updates", type=int, default=UPDATES, help="of every run")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, on one thread each")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are")
-    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(words)
-    runs = planned(chosen.seeds, chosen.only, chosen.updates)
-    if chosen.what in ("run", "one") and chosen.data is None:
-        parser.error("--data: expected the folder of the HDF5 files")
-    if chosen.what == "page":
-        PAGE.write_text(page(read_rows(chosen.rows)), encoding="utf-8")
-    elif chosen.what == "one":
-        print(json.dumps(one_run(Run(*chosen.run), chosen.data)))
-    elif chosen.what == "plan":
-        for run in missing(runs, read_rows(chosen.rows)):
-            print(f"{run.name}, seed {run.seed}, {run.updates} updates")
-    else:
-        sys.exit(1 if run_all(chosen.data, runs, chosen.rows, chosen.workers) else 0)
-
+STUDY = Study(Path(__file__), planned, one_run, page, lambda run: TASKS[run.dataset].file)
 
 if __name__ == "__main__":
-    main()
+    command(STUDY, __doc__)

@@ -24,14 +24,17 @@ class Study(NamedTuple):
     Attributes:
         script: the script; rows and page stand beside it, with its name.
         planned: all runs of some seeds, the first seed of each before the second of any; a run has `name` and `seed`.
-        row: the row of a run, made in this process: what it is called, and what came out.
+        row: the row of a run, made in this process: what it is called, and what came out; of a study with `files` it
+            also takes the folder they are in.
         page: the rows as Markdown; it may write pictures too.
+        files: of a run, the name of its recording, which the folder `--data` has to hold; `None` without recordings.
     """
 
     script: Path
     planned: Callable[[Iterable[int]], list[Any]]
-    row: Callable[[Any], dict[str, Any]]
+    row: Callable[..., dict[str, Any]]
     page: Callable[[Sequence[dict[str, Any]]], str]
+    files: Callable[[Any], str] | None = None
 
 
 def named(runs: Iterable[Any], patterns: Sequence[str]) -> list[Any]:
@@ -50,18 +53,33 @@ def command(study: Study, doc: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, on one thread each")
     parser.add_argument("--rows", type=Path, default=study.script.with_suffix(".jsonl"), help="where the rows are")
     parser.add_argument("--run", help=argparse.SUPPRESS)
+    if study.files is not None:
+        parser.add_argument("--data", type=Path, help="folder of the recordings")
     chosen = parser.parse_args(words)
     if chosen.what == "page":
         study.script.with_suffix(".md").write_text(study.page(read_rows(chosen.rows)), encoding="utf-8")
         return
     if chosen.what == "one":
         [run] = [run for run in study.planned(chosen.seeds) if run.name == chosen.run]
-        print(json.dumps({**run._asdict(), **study.row(run)}))
+        folder = () if study.files is None else (chosen.data,)
+        print(json.dumps({**run._asdict(), **study.row(run, *folder)}))
         return
     left = missing(named(study.planned(chosen.seeds), chosen.only), read_rows(chosen.rows))
     if chosen.what == "plan":
         print("\n".join(f"{run.name}, seed {run.seed}" for run in left))
         return
     words = ["-m", f"results.{study.script.stem}", "one"]
+    if study.files is not None:
+        words += ["--data", str(_checked(chosen.data, {study.files(run) for run in left}))]
     jobs = [(f"{run.name}, seed {run.seed}", [*words, "--seeds", str(run.seed), "--run", run.name]) for run in left]
     sys.exit(1 if append_missing(jobs, chosen.rows, chosen.workers) else 0)
+
+
+def _checked(folder: Path | None, files: Iterable[str]) -> Path:
+    """The folder as an absolute path; the command ends if a file is not in it."""
+    if folder is None:
+        raise SystemExit("--data: expected the folder of the recordings, got none")
+    absent = sorted(file for file in files if not (folder / file).is_file())
+    if absent:
+        raise SystemExit(f"{folder}: expected {', '.join(absent)}, found none (leave them out with --only)")
+    return folder.absolute()

@@ -27,7 +27,7 @@ from scanrl.types import DataError
 
 __all__ = ["EPISODES_OF_A_HISTORY", "EXPLORE_UNTIL", "collect_episodes", "collect_histories"]
 
-EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20, "random": 20, "posterior": 20}
+EPISODES_OF_A_HISTORY = {"q": 100, "noise": 20, "random": 20, "posterior": 12}
 """Episodes of the full horizon after which the next learner starts, by learner: about what each needs to get good."""
 
 EXPLORE_UNTIL = {"q": 1.0, "noise": 0.5, "random": 1.0, "posterior": 1.0}
@@ -133,6 +133,8 @@ def _tabular_histories(
             f"{env}: expected one of {known} for the learner {learner}; for others: {', '.join(ALGORITHMS)}"
         )
     family = make_family(ENVS[env], dict(options))
+    if plan["explore_until"] is not None and not LEARNERS[learner].explores:
+        raise DataError(f"explore_until: expected none for {learner}, which does not explore, got a fraction")
     usual = {"episodes": EPISODES_OF_A_HISTORY[learner], "explore_until": EXPLORE_UNTIL[learner]}
     plan = usual | {name: value for name, value in plan.items() if value is not None}
     length = plan["episodes"]

@@ -198,6 +198,10 @@ def test_without_stable_baselines_one_line_says_what_to_install(monkeypatch, fai
             "explore_until: expected a fraction above 0 and at most 1, got 2",
         ),
         (
+            ["--env=Darkroom-v0", "--histories", "--learner=posterior", "--explore-until=0.5"],
+            "explore_until: expected none for posterior, which does not explore, got a fraction",
+        ),
+        (
             ["--env=Darkroom-v0", "--histories", "--learner=dqn", "--history-episodes=2"],
             "episodes: expected none for dqn, which has its own way, got 2",
         ),

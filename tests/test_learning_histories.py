@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_the_command_shows_return_against_episode(histories, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["tasks"] == [3, 8]
     assert np.array(found["returns"]).shape == (2, 2)
+    assert main(["eval", "run", "--new-tasks", "4", "--episodes", "3", "--plot", "deep/curve.svg"]) == 0
+    drawn = Path("deep/curve.svg").read_text(encoding="utf-8")
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert "Darkroom-v0: mean return of 4 tasks, 95 % interval" in drawn
+    assert "optimal" in drawn
+    capsys.readouterr()
+    assert main(["eval", "run", "--new-tasks", "4", "--plot", "curve.png"]) == 2
+    assert "eval: --plot: expected a name that ends with .svg, got curve.png" in capsys.readouterr().err
     assert main(["eval", "run", "--tasks", "3", "--new-tasks", "4"]) == 2
     assert "eval: expected --new-tasks or --tasks, got both" in capsys.readouterr().err
     assert main(["eval", "run", "--new-tasks", "17"]) == 2

@@ -125,7 +125,7 @@ IN_CONTEXT_STEPS = 200  # ten episodes of the dark rooms
 
 def _distillation(mixer: str, paper: str) -> Recipe:
     model = ModelConfig(pattern=f"({mixer} mlp)*2", layout="sar", merged=True, width=64, context=IN_CONTEXT_STEPS)
-    return Recipe(model, paper, learning_rate=1.5e-3, batch_size=32, sequences="histories")
+    return Recipe(model, paper, learning_rate=3e-3, batch_size=32, sequences="histories")
 
 
 def ad() -> Recipe:

@@ -41,11 +41,11 @@ def collect(
         policy: random, a run folder, or sb3:FILE.zip, a model of Stable-Baselines3 named after its algorithm.
         episodes: episodes of the policy.
         histories: record learners instead of a policy: ordered episodes of each, task by task.
-        learner: q (tabular Q-learning), noise (the optimal policy with ever fewer random actions) or random (nothing
-            but random actions) on our own environments; a2c, ddpg, dqn, ppo, sac or td3 of Stable-Baselines3 on any.
+        learner: q (tabular Q-learning), posterior (posterior sampling), noise (the optimal policy with ever fewer
+            random actions) or random on our own environments; a2c, ddpg, dqn, ppo, sac or td3 of Stable-Baselines3.
         tasks: tasks to learn, of those that are not held out; another environment than ours is made with task=0, 1, ...
         steps: environment steps per task.
-        history_episodes: episodes of the full horizon after which the next learner of q, noise or random starts afresh.
+        history_episodes: episodes of the full horizon after which the next learner of ours starts afresh.
         explore_until: where in a history of q or noise random actions end, as a fraction of it (q: 1, noise: 0.5).
         optimal: also record what the optimal policy would do at every step, from which dpt learns.
         replay: make one history of this dataset's episodes instead, a recording of somebody who learned.

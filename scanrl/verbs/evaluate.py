@@ -72,9 +72,7 @@ def evaluate(
         memory = {"context": context, "rescan": rescan or None, "rescan_order": rescan_order}
         sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
         return _learn(run, env, tasks or new_tasks or None, plot, json, **sizes, **memory)
-    for option, given in (("--rescan", rescan), ("--plot", plot)):
-        if given:
-            raise DataError(f"eval: {option}: expected --new-tasks or --tasks with it, got {option} {given} alone")
+    _only_learning(rescan=rescan, plot=plot)
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
     how = {"context": context, "sample": sample, "seed": seed, "num_envs": num_envs}
     found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
@@ -82,6 +80,13 @@ def evaluate(
         return print_json([scores.to_json() for scores in found])
     _show(found, context, seed)
     return 0
+
+
+def _only_learning(**options: Any) -> None:
+    """Raises for options that mean nothing where a policy forgets between episodes."""
+    for name, given in options.items():
+        if given:
+            raise DataError(f"eval: --{name}: expected --new-tasks or --tasks with it, got --{name} {given} alone")
 
 
 def _show(found: Sequence[Scores], context: Context, seed: int) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import gymnasium
 import pytest
 
-from results import equal_time, in_context, long_training, scaling, study
+from results import equal_time, hopper_contexts, in_context, long_training, scaling, study
 from results.equal_time import TASKS, append_missing, missing, read_rows
 from results.long_training import FORMS, STEPS, page, planned
 from scanrl.models.recipes import recipe
@@ -54,14 +54,14 @@ def test_shares_of_the_data_hold_each_other() -> None:
 
 
 def test_names_choose_runs() -> None:
-    found = planned([3], ["hopper-*/dt/64", "walker2d-medium/*/episodes"])
+    found = study.named(planned([3]), ["hopper-*/dt/64", "walker2d-medium/*/episodes"])
     assert {run.dataset for run in found} == {"hopper-medium", "hopper-medium-replay", "walker2d-medium"}
     assert len(found) == 2 + len(long_training.RECIPES)
-    assert planned([3], ["nothing/*"]) == []
+    assert study.named(planned([3]), ["nothing/*"]) == []
 
 
 def test_a_run_with_a_row_is_not_made_again() -> None:
-    runs = planned([0, 1], ["hopper-medium/dt/*"])
+    runs = study.named(planned([0, 1]), ["hopper-medium/dt/*"])
     rows = [{**runs[2]._asdict(), "updates": 7}, {**runs[4]._asdict(), "seconds": 1.0}]
     left = missing(runs, json.loads(json.dumps(rows)))
     assert runs[2] not in left
@@ -85,8 +85,11 @@ def test_a_study_goes_on_behind_a_row_that_was_cut_off(tmp_path, monkeypatch: py
 
 
 def test_data_that_is_not_there_is_named(tmp_path) -> None:
+    words = ["run", "--rows", str(tmp_path / "rows.jsonl"), "--only", "walker2d-medium/*/8"]
     with pytest.raises(SystemExit, match=r"expected walker2d-medium-v4.hdf5, found none"):
-        long_training.run_all(tmp_path, planned([0], ["walker2d-medium/*/8"]), tmp_path / "rows.jsonl", 1)
+        study.command(long_training.STUDY, "", [*words, "--data", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"--data: expected the folder of the recordings, got none"):
+        study.command(long_training.STUDY, "", words)
 
 
 def row(run, recurrent: float, window: float) -> dict:
@@ -96,7 +99,7 @@ def row(run, recurrent: float, window: float) -> dict:
 
 
 def test_the_page_compares_seed_by_seed() -> None:
-    runs = planned([0, 1], ["hopper-medium/dt/8"])
+    runs = study.named(planned([0, 1]), ["hopper-medium/dt/8"])
     text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
     [line] = [line for line in text.splitlines() if line.startswith("| dt |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -124,9 +127,9 @@ def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch,
         {**run._asdict(), **in_context.one_run(run)} for run in in_context.planned([0, 1]) if run.world == "darkroom"
     ]
     assert {(row["tasks"], row["updates"] > 0, len(row["curves"]["all"]), len(row["history"])) for row in rows} == {
-        (16, True, 3, 20)
+        (16, True, 3, 4)
     }
-    assert rows[0]["history"][-1] > 12 > rows[0]["history"][0]
+    assert rows[0]["history"][-1] > rows[0]["history"][0] + 3
     text = in_context.page(json.loads(json.dumps(rows)))
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:] == [
         "| ad",
@@ -154,3 +157,16 @@ def test_a_study_plans_and_runs_by_name(tmp_path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         study.command(in_context.STUDY, "", ["run", *rows])
     assert made[1] == ["-m", "results.in_context", "one", "--seeds", "1", "--run", "key-to-door/ad-mamba"]
+
+
+def test_contexts_on_hopper_are_those_of_the_paper() -> None:
+    runs = hopper_contexts.planned([0, 1])
+    assert [run.name for run in runs] == 2 * list(hopper_contexts.RECIPES)
+    config = run_config("dmh", hopper_contexts.settings("dmh", 0))
+    assert (config.train.context_episodes, config.train.context_order, config.model.subgoal_steps) == (4, "return", 20)
+    rows = [
+        {**run._asdict(), "curve": [40.0 + run.seed, 60.0], "updates": 5, "cpu_seconds": 1.0}
+        for run in runs
+        if run.recipe == "dmh"
+    ]
+    assert "| dmh | 40.5 | 34.1 to 46.9 | 60.0 | 60.0 to 60.0 | 2 | 5 | 1 |" in hopper_contexts.page(rows)
