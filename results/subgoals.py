@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FAR = ("tmaze-500", "tmaze-5000", "tmaze-20000")
 CHOICES: tuple[int, ...] = ABLATIONS["dmh"]["adaptive"]["subgoal_choices"]
 PACES: dict[str, dict[str, Any]] = {f"every-{c}": {"subgoal_steps": c} for c in CHOICES}
-PACES["adaptive"] = ABLATIONS["dmh"]["adaptive"]
+PACES["adaptive"] = {"subgoal_choices": CHOICES}
 EVERY = {"tmaze": 10, "darkroom": 5}  # of the ablations
 UPDATES = 1000  # in the dark room
 MOST, LOOK = 400, 5  # updates at one length of a T-maze; between two looks
@@ -81,7 +81,7 @@ def planned(seeds: Iterable[int]) -> list[Run]:
 def changes(run: Run) -> dict[str, Any]:
     """What a run changes of the recipe's model."""
     if run.form in PACES:
-        return PACES[run.form]
+        return PACES[run.form] | (ABLATIONS["dmh"]["paper"] if run.task != "darkroom" else {})
     return {"subgoal_steps": EVERY[run.task.partition("-")[0]], **ABLATIONS["dmh"][run.form]}
 
 

@@ -44,6 +44,23 @@ def _double(mixer: str, plain: str) -> dict[str, Changes]:
     }
 
 
+# What the paper describes; the others differ from it in one thing each.
+_HYBRID: Changes = {"planner_reads": "sums", "subgoal_targets": "all"}
+_OF_HYBRID: dict[str, Changes] = {
+    "paper": {},
+    "no-subgoals": {"planner": "none"},
+    "no-valuable": {"subgoal_targets": "none"},
+    "rewarded": {"subgoal_targets": "rewarded"},
+    "planner-actions": {"planner_reads": "actions"},
+    "planner-steps": {"planner_reads": "steps"},
+    "planner-separate": {"planner_tokens": "separate"},
+    "separate": {"merged": False},  # the paper: one token for each of sub-goal, state, action, reward
+    "prefix": {"merged": False, "subgoal_prefix": True},
+    "drawn": {"subgoal_draw": "always"},
+    "mean": {"subgoal_draw": "never"},
+    "adaptive": {"subgoal_choices": (5, 10, 20)},
+}
+
 ABLATIONS: dict[str, dict[str, Changes]] = {
     # Attention mixes tokens, a state space without an inner convolution takes the MLP's place.
     "dt": {"attention-ssm": {"pattern": "(attention mamba)*3", "inner_mixer": "none"}},
@@ -71,18 +88,6 @@ ABLATIONS: dict[str, dict[str, Changes]] = {
         "window-10": {"gloma_steps": 10},
         "dt-reset": _MAMBA["dt-reset"],
     },
-    "dmh": {
-        "no-subgoals": {"planner": "none"},
-        "no-valuable": {"subgoal_targets": "none"},
-        "rewarded": {"subgoal_targets": "rewarded"},
-        "planner-actions": {"planner_reads": "actions"},
-        "planner-steps": {"planner_reads": "steps"},
-        "planner-separate": {"planner_tokens": "separate"},
-        "separate": {"merged": False},  # the paper: one token for each of sub-goal, state, action, reward
-        "prefix": {"merged": False, "subgoal_prefix": True},
-        "drawn": {"subgoal_draw": "always"},
-        "mean": {"subgoal_draw": "never"},
-        "adaptive": {"subgoal_choices": (5, 10, 20)},
-    },
+    "dmh": {name: {**_HYBRID, **change} for name, change in _OF_HYBRID.items()},
 }
 """Recipe -> name of the variant -> changes to its model."""

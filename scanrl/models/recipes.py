@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from scanrl.config import from_values
 from scanrl.nn.config import ModelConfig
@@ -156,25 +156,17 @@ def dmh() -> Recipe:
     Departures: width 64, sub-goals of 32 entries, two layers of the transformer (the paper: 128, not told, three with
     three heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 5 steps, the paper's number for
     grid worlds (20 elsewhere; `subgoal_choices`); one token per step and one per sub-goal (the paper: four and three);
-    Mamba is told the sum of the segment before, and where an episode begins; contexts in the order of learning (by
-    return there: `train.context_order`), all of them imitated; torch's initialisation; the plain mean of both losses,
-    one valuable state for each segment, ties to the nearest; a state that goes on over all episodes when acting.
+    Mamba is told all steps of the segment before (the paper: the sum of its rewards; `planner_reads`), and where an
+    episode begins; no valuable sub-goals (`subgoal_targets`): both measured better in the dark room, and
+    `ABLATIONS["dmh"]["paper"]` takes them back; contexts in the order of learning (by return there:
+    `train.context_order`), all of them imitated; torch's initialisation; a state that goes on over all episodes.
 
     Reference: Huang et al. 2024, arXiv 2406.00079.
     """
-    model = ModelConfig(
-        pattern="(attention mlp)*2",
-        layout="sar",
-        merged=True,
-        width=64,
-        heads=4,
-        context=200,
-        subgoal_steps=5,
-        subgoal_size=32,
-        planner="(mamba mlp)*2",
-    )
     chosen = _distillation("attention", "Huang et al. 2024, arXiv 2406.00079")
-    return replace(chosen, model=model)
+    parts: dict[str, Any] = {"subgoal_steps": 5, "subgoal_size": 32, "planner": "(mamba mlp)*2", "heads": 4}
+    best: dict[str, Any] = {"planner_reads": "steps", "subgoal_targets": "none"}
+    return replace(chosen, model=replace(chosen.model, **parts, **best))
 
 
 def dpt() -> Recipe:
