@@ -137,6 +137,7 @@ DIFFERENCES = {
     ("dmh", "rewarded"): 0,
     ("dmh", "planner-actions"): ACCOUNT,
     ("dmh", "planner-steps"): ACCOUNT,
+    ("dmh", "paper"): 0,
     ("dmh", "planner-separate"): 0,
     ("dmh", "separate"): -64,  # the mark where an episode begins
     ("dmh", "prefix"): -64,
@@ -155,7 +156,8 @@ def test_every_ablation_differs_by_the_parameters_it_says(name: str, variant: st
     if variant.startswith("width"):
         assert found == metamamba_count(name, int(changes["width"]))
     else:
-        assert found - parameter_count(name, *HOPPER) == DIFFERENCES[name, variant]
+        base = ABLATIONS[name].get("paper", {})  # what the variants of such a recipe differ from
+        assert found - parameter_count(name, *HOPPER, **base) == DIFFERENCES[name, variant]
 
 
 def metamamba_count(name: str, d: int) -> int:
