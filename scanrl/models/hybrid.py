@@ -222,10 +222,11 @@ class HybridModel(nn.Module):
             return batch.rewards.new_zeros(*cut.valid.shape[:2], 0)
         columns = {"s": batch.observations, "a": batch.actions, "r": batch.rewards}
         places = torch.arange(cut.valid.shape[2], device=cut.valid.device).expand_as(cut.valid)
-        embedded = self.tokens.summed([(x, cut.gather(columns[x])) for x in self._told()], places)
+        embedded = self.tokens.summed([(x, cut.gather(columns[x])) for x in self.told], places)
         return (self.account(embedded, places) * cut.valid[..., None]).sum(2)
 
-    def _told(self) -> str:
+    @property
+    def told(self) -> str:
         """Letters of the steps that the planner is told of."""
         return "a" if self.config.planner_reads == "actions" else "sar"
 
@@ -285,7 +286,7 @@ class HybridModel(nn.Module):
         seen = letter == "s"
         # The place of a tail token is that of the last step, which has been counted.
         places = (state.step - int(not seen)).clamp(0, self.longest - 1)
-        if self.account is not None and letter in self._told():
+        if self.account is not None and letter in self.told:
             term = self.account(self.tokens.summed([(letter, values)], places), places)
             state = state._replace(account=state.account + term)
         if self.config.merged:

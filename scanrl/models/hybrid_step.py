@@ -34,10 +34,59 @@ class HybridCode(NamedTuple):
     length: int  # c
     return_scale: float
     width: int  # D: of the token that the planner hands over
+    account: AccountOf | None  # what the planner is told of the segment before, besides its reward sum
 
     def begin(self, count: int) -> HybridStep:
         """`count` streams before their first step."""
         return HybridStep(self, count)
+
+
+class Told(NamedTuple):
+    """The steps of the segment that streams are in; arrays that are replaced and never written to."""
+
+    s: np.ndarray  # (S, c, *O)
+    a: np.ndarray  # (S, c, A) float32 or (S, c) int64
+    r: np.ndarray  # (S, c)
+
+    def noted(self, rows: np.ndarray, places: np.ndarray, **values: np.ndarray) -> Told:
+        """With `values` of streams `rows` `(S,)` bool at the `places` of their segment."""
+        found = {}
+        for letter, given in values.items():
+            found[letter] = getattr(self, letter).copy()
+            found[letter][rows, places[rows]] = given[rows]
+        return self._replace(**found)
+
+
+class AccountOf:
+    """Accounts of segments, by calls of torch: once in a segment, of all its steps together.
+
+    The weights are the model's own, those of the step with which the next segment begins.
+    """
+
+    def __init__(self, model: HybridModel) -> None:
+        assert model.account is not None
+        self._account, self._tokens, self._letters = model.account, model.tokens, model.told
+        self._spec, self._longest = model.spec, model.longest
+
+    def begin(self, count: int) -> Told:
+        """Of streams before their first step."""
+        discrete = self._spec.action_kind == "discrete"
+        shape = () if discrete else (self._spec.action_size,)
+        lead = count, self._longest
+        return Told(
+            np.zeros((*lead, *self._spec.observation_shape), np.float32),
+            np.zeros((*lead, *shape), np.int64 if discrete else np.float32),
+            np.zeros(lead, np.float32),
+        )
+
+    @torch.no_grad()
+    def __call__(self, told: Told, steps: np.ndarray) -> np.ndarray:
+        """`(S, D)` float32 of the first `steps` `(S,)` of every segment."""
+        places = torch.arange(self._longest).expand(len(steps), -1)
+        values = [(letter, torch.from_numpy(getattr(told, letter))) for letter in self._letters]
+        terms = self._account(self._tokens.summed(values, places), places)
+        there = places < torch.from_numpy(steps)[:, None]
+        return (terms * there[..., None]).sum(1).numpy()
 
 
 class HybridStep:
@@ -52,6 +101,7 @@ class HybridStep:
         self._place = np.zeros(count, np.int64)  # of the last step in its segment
         self._earned = np.zeros(count)  # since the segment began, raw units
         self._goal = np.zeros((count, code.width), np.float32)  # the token that the executor reads
+        self._told = None if code.account is None else code.account.begin(count)
 
     def load(self, code: HybridCode) -> None:
         """Goes on with other weights of the same programs."""
@@ -62,12 +112,12 @@ class HybridStep:
     def undo(self) -> Callable[[], None]:
         """What takes back the next step, if it is called before another one."""
         planner, executor = self._planner.undo(), self._executor.undo()
-        own = self._place, self._earned, self._goal  # arrays that are replaced and never written to
+        own = self._place, self._earned, self._goal, self._told  # arrays that are replaced and never written to
 
         def take_back() -> None:
             planner()
             executor()
-            self._place, self._earned, self._goal = own
+            self._place, self._earned, self._goal, self._told = own
 
         return take_back
 
@@ -75,13 +125,14 @@ class HybridStep:
         """The same streams, which go on by themselves."""
         other = self.code.begin(self.count)
         other._planner, other._executor = self._planner.copy(), self._executor.copy()
-        other._place, other._earned, other._goal = self._place, self._earned, self._goal
+        other._place, other._earned, other._goal, other._told = self._place, self._earned, self._goal, self._told
         return other
 
     @property
     def nbytes(self) -> int:
         """Memory of all streams."""
         own = self._place.nbytes + self._earned.nbytes + self._goal.nbytes
+        own += 0 if self._told is None else sum(array.nbytes for array in self._told)
         return self._planner.nbytes + self._executor.nbytes + own
 
     def __call__(
@@ -100,6 +151,7 @@ class HybridStep:
         if not np.count_nonzero(begins):
             outputs = self._executor(begins, self._place, place, None, s, a, r, self._goal)
             if outputs is not None:
+                self._note(first, place, s, a, r)
                 self._place, self._earned = place, earned
             return outputs
         if not (np.isfinite(s).all() and np.isfinite(r).all()):
@@ -118,11 +170,25 @@ class HybridStep:
         last = self._place
         earned = np.where(first, 0.0, self._earned + r)
         scaled = np.clip(earned / self.code.return_scale, -_MOST, _MOST).astype(np.float32)
-        goals = self._planner(first, now, now, s=s, r=scaled, only=begins)
+        place = np.where(begins, 0, last + 1)
+        account = self._note(first, place, s, a, r)
+        goals = self._planner(first, now, now, s=s, r=scaled, z=account, only=begins)
         assert goals is not None  # what it reads is finite
         self._goal = np.where(begins[:, None], goals, self._goal)
-        self._place, self._earned = np.where(begins, 0, last + 1), np.where(begins, 0.0, earned)
+        self._place, self._earned = place, np.where(begins, 0.0, earned)
         return self._executor(begins, last, self._place, None, s, a, r, self._goal)
+
+    def _note(
+        self, first: np.ndarray, place: np.ndarray, s: np.ndarray, a: np.ndarray, r: np.ndarray
+    ) -> np.ndarray | None:
+        """Notes what came of the last step, and the observation of this one at its `place`; where a segment begins in
+        some row, it returns the accounts `(S, D)` of all segments so far. `None` where the planner is told of none."""
+        if self._told is None or self.code.account is None:
+            return None
+        told = self._told.noted(~first, self._place, a=a, r=r)
+        account = self.code.account(told, np.where(first, 0, self._place + 1)) if (place == 0).any() else None
+        self._told = told.noted(np.ones_like(first), place, s=s)
+        return account
 
 
 def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
@@ -131,20 +197,21 @@ def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
     Raises:
         NoNativeStep: a module has no such form.
     """
-    planner, width = _planner(model), model.config.width
-    return HybridCode(planner, _executor(model, sample), model.steps, model.tokens.return_scale, width)
+    planner, executor = _planner(model), _executor(model, sample)
+    account = None if model.account is None else AccountOf(model)
+    return HybridCode(planner, executor, model.steps, model.tokens.return_scale, model.config.width, account)
 
 
 def _planner(model: HybridModel) -> Code:
-    """From scaled reward sum, index in the episode and observation to the token of the sub-goal `(S, D)`."""
+    """From scaled reward sum, index in the episode, account and observation to the token of the sub-goal `(S, D)`."""
     planner, tokens = model.planner, model.tokens
-    if planner is None or planner.account is not None or planner.draw == "always":
-        raise NoNativeStep("sub-goals that are drawn, come from all steps, or are none have no native step")
+    if planner is None or planner.draw == "always":
+        raise NoNativeStep("sub-goals that are drawn, or are none, have no native step")
     program = Program(planner.period, planner.period)
     x = program.register(model.config.width)
     with program.temporary():
         total, part = program.register(x.size), program.register(x.size)
-        rows = [ALL, ALL, ALL] if planner.merged else [at(0), at(1), at(2)]
+        rows = [ALL, ALL, ALL] if planner.merged else [at(0), at(1), at(planner.period - 1)]
         parts = [total, part, part] if planner.merged else [total, total, total]
         pace = planner.pace_of(model.steps)
         first, others = planner.reward.bias + pace, torch.zeros_like(pace) if planner.merged else pace
@@ -154,6 +221,13 @@ def _planner(model: HybridModel) -> Code:
         program.table("time", flags, rows[1], parts[1])
         if planner.merged:
             program.add(part, total, ALL)
+        if planner.account is not None:
+            norm, linear = planner.account
+            where, into = (ALL, part) if planner.merged else (at(2), total)
+            told = program.norm(_read(program, "z", x.size, where), norm, where)
+            program.linear(told, linear.weight, linear.bias + others, where, into)
+            if planner.merged:
+                program.add(part, total, ALL)
         mean, deviation = tokens.observation_mean.numpy(), tokens.observation_std.numpy()
         seen = program.read("s", len(mean), mean, deviation, rows[2])
         program.linear(seen, planner.observation.weight, planner.observation.bias + others, rows[2], parts[2])

@@ -39,12 +39,13 @@ FORMS = [
     {"merged": True, "subgoal_choices": (3, 5, 7)},
     {"planner_tokens": "separate", "subgoal_choices": (5, 9), "subgoal_draw": "never"},
 ]
-TORCH_FORMS = [  # which have no native step
+FORMS += [
     {"planner_tokens": "separate", "subgoal_choices": (5, 9), "planner_reads": "steps"},
     {"merged": True, "planner_reads": "actions"},
-    {"merged": True, "planner_reads": "steps", "subgoal_draw": "always"},
+    {"merged": True, "planner_reads": "steps"},
     {"planner_tokens": "separate", "planner_reads": "actions", "subgoal_draw": "never"},
 ]
+TORCH_FORMS = [{"merged": True, "planner_reads": "steps", "subgoal_draw": "always"}]  # which have no native step
 EPISODES = [[7, 20, 3], [20, 20], [1, 1, 13]]
 every_form = pytest.mark.parametrize("changes", [*FORMS, *TORCH_FORMS])
 both_kinds = pytest.mark.parametrize("spec", [BOX, CHOICE])
