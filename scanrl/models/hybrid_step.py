@@ -7,7 +7,7 @@ Symbols: `S` streams, `c` steps of a segment, `D` width, `A` action size. What t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,15 +15,38 @@ from torch import Tensor, nn
 
 from scanrl.kernels.native_step import Code, NativeStep
 from scanrl.models.decision import lower_choice
+from scanrl.models.planner import Account, Planner
+from scanrl.nn import Head, ModelConfig, Stack, Tokens
 from scanrl.nn.local import LocalConv, LocalLinear
 from scanrl.nn.program import ALL, LAST, NoNativeStep, Program, Register, at
-
-if TYPE_CHECKING:
-    from scanrl.models.hybrid import HybridModel
+from scanrl.types import Spec
 
 __all__ = ["HybridCode", "HybridStep", "lower_hybrid"]
 
 _MOST = np.finfo(np.float32).max
+
+
+class Lowered(Protocol):
+    """What of a `HybridModel` becomes programs."""
+
+    config: ModelConfig
+    spec: Spec
+    tokens: Tokens
+    planner: Planner | None
+    of_goal: nn.Linear
+    goal_norm: nn.LayerNorm
+    account: Account | None
+    place: nn.Embedding
+    stack: Stack
+    norm: nn.LayerNorm
+    head: Head
+    chosen: Tensor
+    longest: int
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def told(self) -> str: ...
 
 
 class HybridCode(NamedTuple):
@@ -63,7 +86,7 @@ class AccountOf:
     The weights are the model's own, those of the step with which the next segment begins.
     """
 
-    def __init__(self, model: HybridModel) -> None:
+    def __init__(self, model: Lowered) -> None:
         assert model.account is not None
         self._account, self._tokens, self._letters = model.account, model.tokens, model.told
         self._spec, self._longest = model.spec, model.longest
@@ -191,7 +214,7 @@ class HybridStep:
         return account
 
 
-def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
+def lower_hybrid(model: Lowered, *, sample: bool) -> HybridCode:
     """One step of a policy for the C kernels, as `DecisionModel.lower`.
 
     Raises:
@@ -202,7 +225,7 @@ def lower_hybrid(model: HybridModel, *, sample: bool) -> HybridCode:
     return HybridCode(planner, executor, model.steps, model.tokens.return_scale, model.config.width, account)
 
 
-def _planner(model: HybridModel) -> Code:
+def _planner(model: Lowered) -> Code:
     """From scaled reward sum, index in the episode, account and observation to the token of the sub-goal `(S, D)`."""
     planner, tokens = model.planner, model.tokens
     if planner is None or planner.draw == "always":
@@ -242,7 +265,7 @@ def _planner(model: HybridModel) -> Code:
     return program.finish(_tensors(planner, model.of_goal, model.goal_norm, tokens))
 
 
-def _executor(model: HybridModel, sample: bool) -> Code:
+def _executor(model: Lowered, sample: bool) -> Code:
     """From the sub-goal's token and the steps of the segment to the action; times are places in the segment."""
     config, tokens = model.config, model.tokens
     prefix = config.subgoal_prefix
