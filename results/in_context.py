@@ -236,10 +236,7 @@ def _called(recipe: str, way: str) -> str:
 
 
 def _picture(world: World, rows: Sequence[dict[str, Any]]) -> str:
-    curves = {
-        _called(recipe, way): np.array([row["curves"][way] for row in rows if row["recipe"] == recipe])
-        for recipe, way in _kinds(world)
-    }
+    curves = {recipe: np.array([row["curves"]["all"] for row in rows if row["recipe"] == recipe]) for recipe in RECIPES}
     first = rows[0]
     return draw_learning(
         world.title,
