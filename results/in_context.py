@@ -35,7 +35,7 @@ from scanrl.report.learning import draw_learning
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 LEARNER, MORE = "posterior", 2  # and by how many episodes its histories are longer than a context
-RECIPES = ("ad", "ad-mamba", "dmh")
+RECIPES = ("ad", "ad-mamba", "dmh", "dmh-20")  # the last plans every 20 steps
 SHOWN = (1, 5, 10, 20, 30, 40, 60)  # episodes in the table
 EACH, MOST_TASKS, EVAL_SEED = 3, 20, 1000
 
@@ -89,7 +89,8 @@ class Run(NamedTuple):
 
 def planned(seeds: Iterable[int]) -> list[Run]:
     """All runs, the first seed of each before the second of any."""
-    return [Run(w, r, seed, world.seconds) for seed in seeds for w, world in WORLDS.items() for r in RECIPES]
+    found = [Run(w, r, seed, world.seconds) for seed in seeds for w, world in WORLDS.items() for r in RECIPES]
+    return [run for run in found if run.recipe != "dmh-20" or WORLDS[run.world].subgoal != 20]  # else they are the same
 
 
 def settings(world: World, recipe: str, seed: int, steps: int) -> dict[str, Any]:
@@ -100,7 +101,9 @@ def settings(world: World, recipe: str, seed: int, steps: int) -> dict[str, Any]
         "train.batch_size": world.batch,
         "model.context": world.episodes * steps,
     }
-    return changes | ({"model.subgoal_steps": world.subgoal} if recipe == "dmh" else {})
+    if recipe.startswith("dmh"):
+        changes["model.subgoal_steps"] = 20 if recipe == "dmh-20" else world.subgoal
+    return changes
 
 
 def one_run(run: Run) -> dict[str, Any]:
@@ -116,15 +119,16 @@ def one_run(run: Run) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     world = WORLDS[run.world]
+    recipe = run.recipe.removesuffix("-20")
     data = collect_histories(
         world.env, LEARNER, tasks=world.tasks, steps=world.steps, episodes=world.episodes + MORE, seed=run.seed
     )
     changes = settings(world, run.recipe, run.seed, int(data.lengths.max()))
-    updates = int(run.seconds / time_update(run_config(run.recipe, changes), data, clock=time.process_time))
+    updates = int(run.seconds / time_update(run_config(recipe, changes), data, clock=time.process_time))
     once = {"train.steps": updates, "train.checkpoint_every": updates, "train.validate_every": updates}
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        trained = run_training(run_config(run.recipe, changes, once), data, out=Path(folder) / "run")
+        trained = run_training(run_config(recipe, changes, once), data, out=Path(folder) / "run")
         spent, metrics = time.process_time() - began, trained.metrics()
         model = trained.checkpoint().model()
     tasks = np.tile(held_out_tasks(world.env, MOST_TASKS, fewer=True), EACH)
