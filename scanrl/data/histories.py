@@ -17,6 +17,7 @@ import torch
 from scanrl.batch import Batch
 from scanrl.data.dataset import Dataset
 from scanrl.data.subgoals import mean_rewards, valuable_steps
+from scanrl.data.windows import check_shape
 from scanrl.types import DataError
 
 __all__ = ["Curriculum", "HistoryOrder", "HistorySampler", "ReplayOrder", "iterate_histories", "replay_history"]
@@ -137,9 +138,7 @@ class HistorySampler:
         Raises:
             ValueError: the state belongs to other contexts, another batch size or another number of steps.
         """
-        for name, mine in self._shape().items():
-            if state.get(name) != mine:
-                raise ValueError(f"sampler state: {name}: expected {mine}, got {state.get(name)}")
+        check_shape(self._shape(), state)
         self._drawn = state["drawn"]
         self._generator.bit_generator.state = state["generator"]
 

@@ -17,6 +17,7 @@ import torch
 from scanrl.batch import Batch
 from scanrl.data.dataset import Dataset
 from scanrl.data.histories import _Groups, _padded, _tasks
+from scanrl.data.windows import check_shape
 from scanrl.types import DataError
 
 __all__ = ["QuerySampler", "iterate_queries"]
@@ -83,9 +84,7 @@ class QuerySampler:
         Raises:
             ValueError: the state belongs to other contexts, another batch size or another number of steps.
         """
-        for name, mine in self._shape().items():
-            if state.get(name) != mine:
-                raise ValueError(f"sampler state: {name}: expected {mine}, got {state.get(name)}")
+        check_shape(self._shape(), state)
         self._generator.bit_generator.state = state["generator"]
 
     def _shape(self) -> dict[str, Any]:

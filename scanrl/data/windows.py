@@ -7,7 +7,7 @@ A batch is one gather over flat columns; there is no Python loop over its items.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from scanrl.batch import Batch
 from scanrl.data.dataset import Dataset
 from scanrl.data.frames import gather_frames
 
-__all__ = ["EpisodeSampler", "WindowSampler", "iterate_episodes", "iterate_windows"]
+__all__ = ["EpisodeSampler", "WindowSampler", "check_shape", "iterate_episodes", "iterate_windows"]
 
 _PACK_BYTES = 1 << 30
 """Datasets up to this size are packed into one matrix in memory; larger ones are gathered from their columns."""
@@ -63,7 +63,7 @@ class WindowSampler:
         """
         if "generator" not in state:
             raise ValueError("sampler state: expected one of windows, got one of whole episodes")
-        _check_shape(self._shape(), state)
+        check_shape(self._shape(), state)
         self._generator.bit_generator.state = state["generator"]
 
     def _shape(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ class EpisodeSampler:
         """
         if "dealt" not in state:
             raise ValueError("sampler state: expected one of whole episodes, got one of windows")
-        _check_shape(self._shape(), state)
+        check_shape(self._shape(), state)
         self._pass, self._dealt = state["pass"], state["dealt"]
         self._next, self._end = np.array(state["next"], np.int64), np.array(state["end"], np.int64)
         self._parts = self._order(self._pass)
@@ -173,7 +173,8 @@ class EpisodeSampler:
         return np.concatenate([parts, beginnings], axis=1)
 
 
-def _check_shape(mine: dict[str, int], state: dict[str, Any]) -> None:
+def check_shape(mine: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raises `ValueError` unless a sampler's state names what the sampler itself is made of."""
     for name, value in mine.items():
         if state.get(name) != value:
             raise ValueError(f"sampler state: {name}: expected {value}, got {state.get(name)}")
