@@ -60,14 +60,13 @@ def settings(recipe: str, seed: int) -> dict[str, Any]:
     """What a run changes of its recipe."""
     if recipe not in IN_CONTEXT:
         return {"train.seed": seed}
-    found = {
+    return {
         "train.seed": seed,
         "train.context_episodes": CONTEXT,
         "train.context_order": "return",
         "train.batch_size": BATCH,
         "train.validation": 0.0,
     }
-    return found | ({"model.subgoal_steps": 20} if recipe == "dmh" else {})
 
 
 def one_run(run: Run, folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from scanrl.report.learning import draw_learning
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 LEARNER, MORE = "posterior", 2  # and by how many episodes its histories are longer than a context
-RECIPES = ("ad", "ad-mamba", "dmh", "dmh-20")  # the last plans every 20 steps
+RECIPES = ("ad", "ad-mamba", "dmh", "dmh-5")  # the last has a sub-goal every 5 steps, the paper's number
 SHOWN = (1, 5, 10, 20, 30, 40, 60)  # episodes in the table
 EACH, MOST_TASKS, EVAL_SEED = 3, 20, 1000
 
@@ -51,7 +51,6 @@ class World(NamedTuple):
         played: episodes of each held-out task.
         tasks: training tasks that have histories.
         steps: of the histories of each.
-        subgoal: steps between two sub-goals of Decision Mamba-Hybrid: the paper's 5, or 20 in large worlds.
     """
 
     env: str
@@ -61,7 +60,6 @@ class World(NamedTuple):
     played: int
     tasks: int
     steps: int
-    subgoal: int = 5
     seconds: float = 150.0
 
 
@@ -70,7 +68,7 @@ WORLDS = {
     "darkroom-hard": World("DarkroomHard-v0", "Darkroom Hard, 9 x 9", 10, 32, 60, 65, 20_000),
     "darkroom-dynamic": World("DarkroomDynamic-v0", "Darkroom Dynamic", 4, 16, 40, 100, 20_000),
     "key-to-door": World("KeyToDoor-v0", "Key-to-Door, 9 x 9", 4, 32, 40, 1000, 4_000),
-    "darkroom-large": World("DarkroomLarge-v0", "Darkroom, 40 x 40", 10, 4, 20, 500, 4_800, subgoal=20),
+    "darkroom-large": World("DarkroomLarge-v0", "Darkroom, 40 x 40", 10, 4, 20, 500, 4_800),
 }
 
 
@@ -90,7 +88,7 @@ class Run(NamedTuple):
 def planned(seeds: Iterable[int]) -> list[Run]:
     """All runs, the first seed of each before the second of any."""
     found = [Run(w, r, seed, world.seconds) for seed in seeds for w, world in WORLDS.items() for r in RECIPES]
-    return [run for run in found if run.recipe != "dmh-20" or WORLDS[run.world].subgoal != 20]  # else they are the same
+    return [run for run in found if run.recipe != "dmh-5" or run.world == "darkroom"]
 
 
 def settings(world: World, recipe: str, seed: int, steps: int) -> dict[str, Any]:
@@ -101,9 +99,7 @@ def settings(world: World, recipe: str, seed: int, steps: int) -> dict[str, Any]
         "train.batch_size": world.batch,
         "model.context": world.episodes * steps,
     }
-    if recipe.startswith("dmh"):
-        changes["model.subgoal_steps"] = 20 if recipe == "dmh-20" else world.subgoal
-    return changes
+    return changes | ({"model.subgoal_steps": 5} if recipe == "dmh-5" else {})
 
 
 def one_run(run: Run) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def one_run(run: Run) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     world = WORLDS[run.world]
-    recipe = run.recipe.removesuffix("-20")
+    recipe = run.recipe.removesuffix("-5")
     data = collect_histories(
         world.env, LEARNER, tasks=world.tasks, steps=world.steps, episodes=world.episodes + MORE, seed=run.seed
     )

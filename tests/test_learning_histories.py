@@ -64,7 +64,7 @@ def test_recipes_of_learning_in_context_train_on_histories(name, histories):
     [
         ("ad-mamba", {"train.context_order": "learning"}),
         ("ad-mamba", {"train.context_order": "return"}),
-        ("dmh", {"model.subgoal_choices": (2, 5, 9)}),
+        ("dmh", {"model.subgoal_steps": 5, "model.subgoal_choices": (2, 5, 9)}),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(histories, name, changes):
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(histories, name, changes):
 @pytest.mark.parametrize("validation", [0.3, 0.0])
 def test_a_checkpoint_acts_as_often_as_held_out_loss_says(histories, validation):
     overrides = {**TINY, "train.validation": validation, "model.subgoal_choices": (2, 5, 9), "train.keep": 0}
-    overrides["train.learning_rate"] = 1e-2
+    overrides |= {"model.subgoal_steps": 5, "train.learning_rate": 1e-2}
     run = fit("run", "dmh", histories, steps=8, overrides=overrides)
     lines = {line["step"]: line for line in run.metrics() if "val/loss" in line}
     for path in checkpoints_of(run.path):

@@ -154,17 +154,17 @@ def dmh() -> Recipe:
     """Decision Mamba-Hybrid: Mamba makes sub-goals from a long history, a transformer acts on each for some steps.
 
     Departures: width 64, sub-goals of 32 entries, two layers of the transformer (the paper: 128, not told, three with
-    three heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 5 steps, the paper's number for
-    grid worlds (20 elsewhere; `subgoal_choices`); one token per step and one per sub-goal (the paper: four and three);
-    Mamba is told all steps of the segment before (the paper: the sum of its rewards; `planner_reads`), and where an
-    episode begins; no valuable sub-goals (`subgoal_targets`): both measured better in the dark room, and
-    `ABLATIONS["dmh"]["paper"]` takes them back; contexts in the order of learning (by return there:
+    three heads, which do not divide 128); an MLP behind each Mamba; a sub-goal every 20 steps everywhere (the paper: 5
+    in grid worlds; `subgoal_steps`, `subgoal_choices`); one token per step and one per sub-goal (the paper: four and
+    three); Mamba is told all steps of the segment before (the paper: the sum of its rewards; `planner_reads`), and
+    where an episode begins; no valuable sub-goals (`subgoal_targets`): the three measured better in the dark room, and
+    `ABLATIONS["dmh"]["paper"]` takes the last two back; contexts in the order of learning (by return there:
     `train.context_order`), all of them imitated; torch's initialisation; a state that goes on over all episodes.
 
     Reference: Huang et al. 2024, arXiv 2406.00079.
     """
     chosen = _distillation("attention", "Huang et al. 2024, arXiv 2406.00079")
-    parts: dict[str, Any] = {"subgoal_steps": 5, "subgoal_size": 32, "planner": "(mamba mlp)*2", "heads": 4}
+    parts: dict[str, Any] = {"subgoal_steps": 20, "subgoal_size": 32, "planner": "(mamba mlp)*2", "heads": 4}
     best: dict[str, Any] = {"planner_reads": "steps", "subgoal_targets": "none"}
     return replace(chosen, model=replace(chosen.model, **parts, **best))
 

@@ -81,7 +81,7 @@ PLANNER = (
     + 2 * 2 * 64  # the norms of tokens and of what comes out
     + 65 * 2 * 32  # mean and deviation of the sub-goal
 )
-ACCOUNT = 5 * 64 + 2 * 64 + 65 * 64  # a vector for each place, a norm, a linear map
+ACCOUNT = 20 * 64 + 2 * 64 + 65 * 64  # a vector for each place, a norm, a linear map
 
 
 # Recipe, variant -> how many parameters it has more than the recipe on Hopper, by the formulas of the papers.
@@ -143,7 +143,7 @@ DIFFERENCES = {
     ("dmh", "prefix"): -64,
     ("dmh", "drawn"): 0,
     ("dmh", "mean"): -65 * 32,
-    ("dmh", "adaptive"): 3 * 64 + (20 - 5) * 64,  # which choice, and places up to the longest
+    ("dmh", "adaptive"): 3 * 64,  # which choice
 }
 VARIANTS = [(name, variant) for name, variants in ABLATIONS.items() for variant in variants]
 
