@@ -93,6 +93,10 @@ def _share(rows: Rows) -> float | None:
     return None if share is None else 100 * share
 
 
+def _pixels(case: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.value("pixels", "share", case=case, impl="sample")
+
+
 def _lengthening(rows: Rows) -> float | None:
     long, short = (rows.value("growth", "us_per_token", case=f"L={n}", impl="mamba") for n in (24000, 24))
     return _quotient(long, short)
@@ -133,6 +137,11 @@ TARGETS = [
            lambda rows: rows.faster("attention", "train W6", "dmm-dc", "attention stack")),
     Target("batch assembly", "than the published loop", ">=", 100, "x", _per_batch),
     Target("batch assembly", "of the training step, W1", "<=", 1, " %", _share),
+    Target("sampling pictures", "of the training step, dt, 16 windows of 30", "<=", 5, " %", _pixels("dt B=16 K=30")),
+    Target("sampling pictures", "of the training step, dmm-dc, 16 windows of 20", "<=", 5, " %",
+           _pixels("dmm-dc B=16 K=20")),
+    Target("sampling pictures", "of the training step, dmm-dc, 64 windows of 20", "<=", 5, " %",
+           _pixels("dmm-dc B=64 K=20")),
     Target("environment step, 1 stream", "D=128, than the DT window", ">=", 28, "x", _acting("1 stream", 128)),
     Target("environment step, 1 stream", "D=64, than the DT window", ">=", 50, "x", _acting("1 stream", 64)),
     Target("environment step, 1 stream", "D=128, of the floor", "<=", 2, "x", _floors(128)),

@@ -328,6 +328,7 @@ class Learner:
             "data": self.run.config.data,
             "fingerprint": self.dataset.fingerprint,
             "env": self.run.config.env,
+            "acting": self.run.config.eval.context,
             "versions": library_versions(),
         }
         carried = {f"carried.{i}": _packed(x) for i, x in enumerate(leaves(self.carried))}

@@ -34,7 +34,7 @@ def score_run(
     targets: Sequence[float | Literal["auto"]] | None = ("auto",),
     *,
     episodes: int = EPISODES,
-    context: Context = "recurrent",
+    context: Context | None = None,
     sample: bool = False,
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
@@ -47,6 +47,7 @@ def score_run(
         env: Gymnasium id; `None` takes the one the run was trained with.
         targets: returns to ask for, raw units; `"auto"` is the best of the data, `None` sweeps from its mean to its
             best. A model that takes no target plays once, whichever of these two is asked for.
+        context: how the policy remembers; `None` is the run's `eval.context`.
         sample: draw actions instead of taking the likeliest.
         save: a folder for the episodes of all targets, as a store.
 
@@ -59,7 +60,8 @@ def score_run(
             raise DataError(f"target_return: expected a finite number or auto, got {target}")
     if targets is not None and not targets:
         raise DataError("target_return: expected at least one, got none")
-    policy = Policy(checkpoint.model(), context=context, sample=sample, seed=seed)
+    own: Context = checkpoint.about.get("acting", "recurrent")
+    policy = Policy(checkpoint.model(), context=own if context is None else context, sample=sample, seed=seed)
     result = evaluate(
         policy,
         env,
@@ -84,7 +86,7 @@ def score_learning(
     tasks: Sequence[int] | int | None,
     *,
     episodes: int,
-    context: Context = "recurrent",
+    context: Context | None = None,
     rescan: int | None = None,
     rescan_order: HistoryOrder = "learning",
     seed: int = SEED,
@@ -100,7 +102,7 @@ def score_learning(
         env: Gymnasium id; `None` takes the one the run was trained with.
         tasks: their numbers, or how many of those that no history is of; `None` where the environment is a single task.
         episodes: of each task or stream.
-        context: see `Policy`, also for `rescan` and `rescan_order`.
+        context: see `Policy`, also for `rescan` and `rescan_order`; `None` carries the state.
         streams: side by side, where the environment is a single task.
         save: a folder for the episodes, as a store of learning histories.
 
@@ -109,7 +111,7 @@ def score_learning(
     """
     checkpoint, env, spec = _fitting(path, env, save)
     model, memory = checkpoint.model(), {"rescan": rescan, "rescan_order": rescan_order}
-    policy = Policy(model, context=context, sample=True, seed=seed, forget="task", **memory)  # type: ignore[arg-type]
+    policy = Policy(model, context=context or "recurrent", sample=True, seed=seed, forget="task", **memory)  # type: ignore[arg-type]
     common = {"episodes": episodes, "seed": seed, "like": checkpoint.spec}
     if tasks is None:
         numbers = np.zeros(streams, np.int64)

@@ -56,6 +56,11 @@ def test_a_sweep_goes_from_the_mean_of_the_data_to_its_best_even_below_zero(run,
     assert asked == pytest.approx([-1200, -900, -600, -300])
 
 
+def test_a_run_is_scored_as_it_was_tried_in_training(tmp_path):
+    run = fit(tmp_path / "run", data=make_dataset(CARTPOLE), overrides={**TINY, "eval.context": 3}, steps=1)
+    assert [score_run(run.path, "CartPole-v1", episodes=1, **how)[0].context for how in ({}, {"context": 2})] == [3, 2]
+
+
 @pytest.mark.parametrize("recipe", ["bc", "edt"])
 def test_a_model_that_takes_no_target_plays_once_and_takes_no_number(tmp_path, recipe):
     path = fit(tmp_path / "run", recipe, data=make_dataset(CARTPOLE), steps=1).path

@@ -11,7 +11,7 @@ import numpy as np
 from scanrl.console import print_json, print_table
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores
 from scanrl.in_context import TaskScores
-from scanrl.types import Context, DataError
+from scanrl.types import DataError
 from scanrl.verbs.options import RunPath, check
 
 __all__ = ["evaluate"]
@@ -26,7 +26,7 @@ def evaluate(
     episodes: int = EPISODES,
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
     sweep_targets: bool = False,
-    context: int | Literal["recurrent", "elastic"] = "recurrent",
+    context: int | Literal["own", "recurrent", "elastic"] = "own",
     sample: bool = False,
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
@@ -47,7 +47,8 @@ def evaluate(
         target_return: returns to ask for, raw units; auto is the best return of the training data.
         sweep_targets: ask for the data's mean return, its best, and two in between instead.
         context: recurrent, or the number of steps whose window is recomputed at every step, or elastic, for a model
-            that predicts its return: the window whose predicted return is highest.
+            that predicts its return: the window whose predicted return is highest. own is what the run was trained
+            with as eval.context, and recurrent when learning in context.
         sample: draw actions from the head's distribution instead of taking the likeliest (new tasks always do).
         seed: decides the initial state of each episode.
         num_envs: environments stepped side by side. A run on histories of a single task, such as a replay buffer, plays
@@ -68,17 +69,18 @@ def evaluate(
         raise DataError(f"eval: expected --new-tasks or --tasks, got both (--new-tasks {new_tasks})")
     from scanrl.scoring import goes_on, score_run
 
+    way = None if context == "own" else context
     if new_tasks or tasks or (target_return == ("auto",) and not sweep_targets and goes_on(run, env)):
-        memory = {"context": context, "rescan": rescan or None, "rescan_order": rescan_order}
+        memory = {"context": way, "rescan": rescan or None, "rescan_order": rescan_order}
         sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
         return _learn(run, env, tasks or new_tasks or None, plot, json, **sizes, **memory)
     _only_learning(rescan=rescan, plot=plot)
     wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
-    how = {"context": context, "sample": sample, "seed": seed, "num_envs": num_envs}
+    how = {"context": way, "sample": sample, "seed": seed, "num_envs": num_envs}
     found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
     if json:
         return print_json([scores.to_json() for scores in found])
-    _show(found, context, seed)
+    _show(found, seed)
     return 0
 
 
@@ -89,7 +91,7 @@ def _only_learning(**options: Any) -> None:
             raise DataError(f"eval: --{name}: expected --new-tasks or --tasks with it, got --{name} {given} alone")
 
 
-def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
+def _show(found: Sequence[Scores], seed: int) -> None:
     """One line per target."""
     print_table(
         ("target", "return", "95 % interval", "normalised", "length", "episodes"),
@@ -109,7 +111,7 @@ def _show(found: Sequence[Scores], context: Context, seed: int) -> None:
     drawn = ", actions drawn" if found[0].sample else ""
     print(f"{found[0].env_id}, context {found[0].context}, seed {seed}{drawn}; 1 training run: no interval over seeds")
     window = found[0].trained_context
-    if context == "recurrent" and window is not None and window < SHORT_WINDOW:
+    if found[0].context == "recurrent" and window is not None and window < SHORT_WINDOW:
         steps = f"{window} step{'s' * (window > 1)}"
         print(
             f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
