@@ -7,6 +7,7 @@ Symbols: `S` streams, `c` steps of a segment, `D` width, `A` action size. What t
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -57,59 +58,71 @@ class HybridCode(NamedTuple):
     length: int  # c
     return_scale: float
     width: int  # D: of the token that the planner hands over
-    account: AccountOf | None  # what the planner is told of the segment before, besides its reward sum
+    account: AccountCode | None  # what the planner is told of the segment before, besides its reward sum
+    spec: Spec
 
     def begin(self, count: int) -> HybridStep:
         """`count` streams before their first step."""
         return HybridStep(self, count)
 
 
-class Told(NamedTuple):
-    """The steps of the segment that streams are in; arrays that are replaced and never written to."""
+class AccountCode(NamedTuple):
+    """How steps of a segment are embedded, and the vectors of their places, see `Account`."""
 
-    s: np.ndarray  # (S, c, *O)
-    a: np.ndarray  # (S, c, A) float32 or (S, c) int64
-    r: np.ndarray  # (S, c)
-
-    def noted(self, rows: np.ndarray, places: np.ndarray, **values: np.ndarray) -> Told:
-        """With `values` of streams `rows` `(S,)` bool at the `places` of their segment."""
-        found = {}
-        for letter, given in values.items():
-            found[letter] = getattr(self, letter).copy()
-            found[letter][rows, places[rows]] = given[rows]
-        return self._replace(**found)
+    embed: Code  # of one step, at its place
+    places: np.ndarray  # (c, D)
 
 
-class AccountOf:
-    """Accounts of segments, by calls of torch: once in a segment, of all its steps together.
+class Accounts:
+    """The steps of the segments that `count` streams are in, and the accounts of them.
 
-    The weights are the model's own, those of the step with which the next segment begins.
+    Steps are kept as they are and embedded together when a segment ends, by the weights of the step after it.
     """
 
-    def __init__(self, model: Lowered) -> None:
-        assert model.account is not None
-        self._account, self._tokens, self._letters = model.account, model.tokens, model.told
-        self._spec, self._longest = model.spec, model.longest
+    def __init__(self, code: AccountCode, spec: Spec, count: int) -> None:
+        longest = len(code.places)
+        discrete = spec.action_kind == "discrete"
+        shape = () if discrete else (spec.action_size,)
+        self._s = np.zeros((count, longest, *spec.observation_shape), np.float32)
+        self._a = np.zeros((count, longest, *shape), np.int64 if discrete else np.float32)
+        self._r = np.zeros((count, longest), np.float32)
+        self._rows, self._steps = np.arange(count), np.arange(longest)
+        self._now = np.tile(self._steps, count)
+        self._places = code.places
+        self._embed = NativeStep(code.embed, len(self._now))
 
-    def begin(self, count: int) -> Told:
-        """Of streams before their first step."""
-        discrete = self._spec.action_kind == "discrete"
-        shape = () if discrete else (self._spec.action_size,)
-        lead = count, self._longest
-        return Told(
-            np.zeros((*lead, *self._spec.observation_shape), np.float32),
-            np.zeros((*lead, *shape), np.int64 if discrete else np.float32),
-            np.zeros(lead, np.float32),
-        )
+    def load(self, code: AccountCode) -> None:
+        """Goes on with other weights."""
+        self._places = code.places
+        self._embed.load(code.embed)
 
-    @torch.no_grad()
-    def __call__(self, told: Told, steps: np.ndarray) -> np.ndarray:
-        """`(S, D)` float32 of the first `steps` `(S,)` of every segment."""
-        places = torch.arange(self._longest).expand(len(steps), -1)
-        values = [(letter, torch.from_numpy(getattr(told, letter))) for letter in self._letters]
-        terms = self._account(self._tokens.summed(values, places), places)
-        there = places < torch.from_numpy(steps)[:, None]
-        return (terms * there[..., None]).sum(1).numpy()
+    def copy(self) -> Accounts:
+        """The same steps, which go on by themselves."""
+        other = copy(self)
+        other._s, other._a, other._r = self._s.copy(), self._a.copy(), self._r.copy()
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        return self._s.nbytes + self._a.nbytes + self._r.nbytes
+
+    def close(self, rows: np.ndarray, places: np.ndarray, a: np.ndarray, r: np.ndarray) -> None:
+        """Notes what came of the steps at `places` `(S,)`, in `rows` `(S,)` bool."""
+        at = self._rows[rows], places[rows]
+        self._a[at], self._r[at] = a[rows], r[rows]
+
+    def open(self, places: np.ndarray, s: np.ndarray) -> None:
+        """Notes what is seen at the beginning of the steps at `places`."""
+        self._s[self._rows, places] = s
+
+    def __call__(self, steps: np.ndarray) -> np.ndarray:
+        """The accounts `(S, D)` of the first `steps` `(S,)` of every segment."""
+        there = self._steps < steps[:, None]
+        s, a, r = (x.reshape(-1, *x.shape[2:]) for x in (self._s, self._a, self._r))
+        terms = self._embed(np.zeros(len(s), bool), self._now, self._now, s=s, a=a, r=r, only=there.reshape(-1))
+        assert terms is not None  # all of it has been read before
+        terms = np.where(there[..., None], terms.reshape(*there.shape, -1), np.float32(0))  # the others are undefined
+        return (terms * self._places).sum(1)
 
 
 class HybridStep:
@@ -124,23 +137,28 @@ class HybridStep:
         self._place = np.zeros(count, np.int64)  # of the last step in its segment
         self._earned = np.zeros(count)  # since the segment began, raw units
         self._goal = np.zeros((count, code.width), np.float32)  # the token that the executor reads
-        self._told = None if code.account is None else code.account.begin(count)
+        self._account = None if code.account is None else Accounts(code.account, code.spec, count)
 
     def load(self, code: HybridCode) -> None:
         """Goes on with other weights of the same programs."""
         self.code = code
+        if self._account is not None and code.account is not None:
+            self._account.load(code.account)
         self._planner.load(code.planner)
         self._executor.load(code.executor)
 
     def undo(self) -> Callable[[], None]:
-        """What takes back the next step, if it is called before another one."""
+        """What takes back the next step, if it is called before another one.
+
+        A step within a segment writes to the accounts what only later steps read; another one works on a copy of them.
+        """
         planner, executor = self._planner.undo(), self._executor.undo()
-        own = self._place, self._earned, self._goal, self._told  # arrays that are replaced and never written to
+        own = self._place, self._earned, self._goal, self._account  # those are replaced and never written to
 
         def take_back() -> None:
             planner()
             executor()
-            self._place, self._earned, self._goal, self._told = own
+            self._place, self._earned, self._goal, self._account = own
 
         return take_back
 
@@ -148,14 +166,15 @@ class HybridStep:
         """The same streams, which go on by themselves."""
         other = self.code.begin(self.count)
         other._planner, other._executor = self._planner.copy(), self._executor.copy()
-        other._place, other._earned, other._goal, other._told = self._place, self._earned, self._goal, self._told
+        other._place, other._earned, other._goal = self._place, self._earned, self._goal
+        other._account = None if self._account is None else self._account.copy()
         return other
 
     @property
     def nbytes(self) -> int:
         """Memory of all streams."""
         own = self._place.nbytes + self._earned.nbytes + self._goal.nbytes
-        own += 0 if self._told is None else sum(array.nbytes for array in self._told)
+        own += 0 if self._account is None else self._account.nbytes
         return self._planner.nbytes + self._executor.nbytes + own
 
     def __call__(
@@ -174,7 +193,9 @@ class HybridStep:
         if not np.count_nonzero(begins):
             outputs = self._executor(begins, self._place, place, None, s, a, r, self._goal)
             if outputs is not None:
-                self._note(first, place, s, a, r)
+                if self._account is not None:
+                    self._account.close(~first, self._place, a, r)
+                    self._account.open(place, s)
                 self._place, self._earned = place, earned
             return outputs
         if not (np.isfinite(s).all() and np.isfinite(r).all()):
@@ -194,24 +215,25 @@ class HybridStep:
         earned = np.where(first, 0.0, self._earned + r)
         scaled = np.clip(earned / self.code.return_scale, -_MOST, _MOST).astype(np.float32)
         place = np.where(begins, 0, last + 1)
-        account = self._note(first, place, s, a, r)
-        goals = self._planner(first, now, now, s=s, r=scaled, z=account, only=begins)
+        goals = self._planner(first, now, now, s=s, r=scaled, z=self._noted(first, place, s, a, r), only=begins)
         assert goals is not None  # what it reads is finite
         self._goal = np.where(begins[:, None], goals, self._goal)
         self._place, self._earned = place, np.where(begins, 0.0, earned)
         return self._executor(begins, last, self._place, None, s, a, r, self._goal)
 
-    def _note(
+    def _noted(
         self, first: np.ndarray, place: np.ndarray, s: np.ndarray, a: np.ndarray, r: np.ndarray
     ) -> np.ndarray | None:
-        """Notes what came of the last step, and the observation of this one at its `place`; where a segment begins in
-        some row, it returns the accounts `(S, D)` of all segments so far. `None` where the planner is told of none."""
-        if self._told is None or self.code.account is None:
+        """Notes the last step and this one, at its `place`, and returns the accounts `(S, D)` of all segments so far;
+        `None` where the planner is told of none."""
+        if self._account is None:
             return None
-        told = self._told.noted(~first, self._place, a=a, r=r)
-        account = self.code.account(told, np.where(first, 0, self._place + 1)) if (place == 0).any() else None
-        self._told = told.noted(np.ones_like(first), place, s=s)
-        return account
+        account = self._account.copy()
+        account.close(~first, self._place, a, r)
+        told = account(np.where(first, 0, self._place + 1))
+        account.open(place, s)
+        self._account = account
+        return told
 
 
 def lower_hybrid(model: Lowered, *, sample: bool) -> HybridCode:
@@ -221,8 +243,29 @@ def lower_hybrid(model: Lowered, *, sample: bool) -> HybridCode:
         NoNativeStep: a module has no such form.
     """
     planner, executor = _planner(model), _executor(model, sample)
-    account = None if model.account is None else AccountOf(model)
-    return HybridCode(planner, executor, model.steps, model.tokens.return_scale, model.config.width, account)
+    sizes = model.steps, model.tokens.return_scale, model.config.width
+    return HybridCode(planner, executor, *sizes, _account(model), model.spec)
+
+
+def _account(model: Lowered) -> AccountCode | None:
+    """From what was seen, done and earned in a step to its embedding `(D,)`; times are places in the segment."""
+    if model.account is None:
+        return None
+    program = Program(1, 1)
+    total = program.register(model.config.width)
+    with program.temporary():
+        part = program.register(total.size)
+        for number, letter in enumerate(model.told):
+            into = part if number else total
+            model.tokens.lower_raw(program, letter, into, ALL)
+            if model.tokens.time is not None:
+                timed = program.table("time", model.tokens.time.weight, ALL)
+                program.add(timed, into, ALL)
+            if number:
+                program.add(part, total, ALL)
+    program.write(total)
+    places = model.account.place.weight[: model.longest].detach().numpy().copy()
+    return AccountCode(program.finish(_tensors(model.tokens, model.account)), places)
 
 
 def _planner(model: Lowered) -> Code:

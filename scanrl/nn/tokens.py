@@ -131,7 +131,7 @@ class Tokens(nn.Module):
                 self._lower_sum(program, self.begins.weight, token)
             else:
                 for place, letter in enumerate(self.layout, start):
-                    self._lower_raw(program, letter, token, at(place))
+                    self.lower_raw(program, letter, token, at(place))
                 if self.time is not None:
                     program.add(program.table("time", self.time.weight, ALL), token, ALL)
             program.copy(program.norm(token, self.norm, ALL), x, ALL)
@@ -148,14 +148,15 @@ class Tokens(nn.Module):
             part = program.register(token.size)
             for letter in self.layout:
                 rows = ALL if letter in self.layout[: self.head] else GOING
-                self._lower_raw(program, letter, part, rows)
+                self.lower_raw(program, letter, part, rows)
                 program.add(part, token, rows)
                 if self.time is not None:  # every letter brings the time of its own step
                     source = "time" if rows == ALL else "last time"
                     program.table(source, self.time.weight, rows, into=part)
                     program.add(part, token, rows)
 
-    def _lower_raw(self, program: Program, letter: str, token: Register, rows: int) -> None:
+    def lower_raw(self, program: Program, letter: str, token: Register, rows: int) -> None:
+        """Appends a letter's part of a token, without norm and time, to the program."""
         embedding = self.embeddings[_WORDS[letter]]
         if isinstance(embedding, PartsEmbedding):
             raise NoNativeStep("actions of several parts have no native step")

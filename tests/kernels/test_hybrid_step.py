@@ -23,6 +23,9 @@ from tests.models.test_hybrid import FORMS, SMALL, TORCH_FORMS
 extension, why = native.extension()
 pytestmark = pytest.mark.skipif(extension is None, reason=why)
 MIXED = {"pattern": "attention modal_conv mamba mlp", "planner": "modal_conv mamba attention mlp", "window": 3}
+told_or_not = pytest.mark.parametrize(
+    "changes", [{}, {"merged": True, "planner_reads": "steps"}], ids=["sums", "steps"]
+)
 every_form = pytest.mark.parametrize("changes", [*FORMS, MIXED, {**MIXED, "merged": True}])
 
 
@@ -107,8 +110,9 @@ def test_draws_are_those_of_the_torch_step(spec) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_not_finite_changes_no_stream() -> None:
-    model = model_of()
+@told_or_not
+def test_what_is_not_finite_changes_no_stream(changes) -> None:
+    model = model_of(**changes)
     tried, steady = native_streams(model, 3), native_streams(model, 3)
     for x in steps(BOX, 3, 23):
         for name in ("observation", "reward"):
@@ -130,8 +134,20 @@ def test_weights_that_change_are_taken_up_in_both_programs_with_the_state_kept()
         assert_close(streams.step(x), truth.step(x), 2e-6)
 
 
-def test_a_step_that_breaks_off_between_the_programs_is_taken_back(monkeypatch) -> None:
-    model = model_of()
+def test_the_account_of_a_segment_is_made_by_the_weights_of_the_step_after_it() -> None:
+    model = model_of(merged=True, planner_reads="steps")
+    streams = native_streams(model, 2)
+    with torch.no_grad():
+        for parameter in model.account.parameters():
+            parameter.mul_(1.5)
+    fresh = native_streams(model, 2)
+    for x in steps(BOX, 2, 24, restarts=0.0):
+        assert np.array_equal(streams.step(x), fresh.step(x))
+
+
+@told_or_not
+def test_a_step_that_breaks_off_between_the_programs_is_taken_back(monkeypatch, changes) -> None:
+    model = model_of(**changes)
     tried, steady = native_streams(model, 2), native_streams(model, 2)
     hybrid = tried._native
     for t, x in enumerate(steps(BOX, 2, 22)):
@@ -153,8 +169,9 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
-def test_a_copy_goes_on_by_itself() -> None:
-    model, source = model_of(), list(steps(BOX, 2, 24))
+@told_or_not
+def test_a_copy_goes_on_by_itself(changes) -> None:
+    model, source = model_of(**changes), list(steps(BOX, 2, 24))
     streams = native_streams(model, 2)
     for x in source[:13]:
         streams.step(x)
