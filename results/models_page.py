@@ -26,7 +26,7 @@ __all__ = ["PAGE", "PUBLISHED", "PUBLISHED_VARIANTS", "write_page"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HOPPER = (11, 3)
-GRID, BUDGET = Path(__file__).with_name("recipes"), "1000 updates"
+GRID, BUDGET = Path(__file__).with_name("recipes"), "500 updates"
 
 
 class Published(NamedTuple):

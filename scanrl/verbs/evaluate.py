@@ -75,13 +75,9 @@ def evaluate(
         sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
         return _learn(run, env, tasks or new_tasks or None, plot, json, **sizes, **memory)
     _only_learning(rescan=rescan, plot=plot)
-    wanted: tuple[float | Literal["auto"], ...] | None = None if sweep_targets else target_return
     how = {"context": way, "sample": sample, "seed": seed, "num_envs": num_envs}
-    found = score_run(run, env, wanted, episodes=episodes, save=save, **how)
-    if json:
-        return print_json([scores.to_json() for scores in found])
-    _show(found, seed)
-    return 0
+    found = score_run(run, env, None if sweep_targets else target_return, episodes=episodes, save=save, **how)
+    return print_json([scores.to_json() for scores in found]) if json else _show(found, seed)
 
 
 def _only_learning(**options: Any) -> None:
@@ -91,7 +87,7 @@ def _only_learning(**options: Any) -> None:
             raise DataError(f"eval: --{name}: expected --new-tasks or --tasks with it, got --{name} {given} alone")
 
 
-def _show(found: Sequence[Scores], seed: int) -> None:
+def _show(found: Sequence[Scores], seed: int) -> int:
     """One line per target."""
     print_table(
         ("target", "return", "95 % interval", "normalised", "length", "episodes"),
@@ -116,6 +112,7 @@ def _show(found: Sequence[Scores], seed: int) -> None:
         print(
             f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
         )
+    return 0
 
 
 def _learn(run: Path, env: str | None, tasks: Any, plot: Path | None, json: bool, **how: Any) -> int:
