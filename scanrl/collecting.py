@@ -15,8 +15,8 @@ import numpy as np
 
 from scanrl.data import Dataset
 from scanrl.envs import ENVS
-from scanrl.envs.make import EnvSource, environment_spec
-from scanrl.envs.options import make_with
+from scanrl.envs.ids import base_id, split_id
+from scanrl.envs.make import EnvSource, environment_spec, make_environment
 from scanrl.envs.sources import LEARNERS, learn_histories
 from scanrl.envs.task import TaskFamily
 from scanrl.envs.task_env import make_family
@@ -127,12 +127,12 @@ def _tabular_histories(
     seed: int,
     options: Mapping[str, Any],
 ) -> Dataset:
-    if env not in ENVS:
+    if base_id(env) not in ENVS:
         known = ", ".join(ENVS)
         raise DataError(
             f"{env}: expected one of {known} for the learner {learner}; for others: {', '.join(ALGORITHMS)}"
         )
-    family = make_family(ENVS[env], dict(options))
+    family = _family(env, options)
     if plan["explore_until"] is not None and not LEARNERS[learner].explores:
         raise DataError(f"explore_until: expected none for {learner}, which does not explore, got a fraction")
     usual = {"episodes": EPISODES_OF_A_HISTORY[learner], "explore_until": EXPLORE_UNTIL[learner]}
@@ -149,6 +149,11 @@ def _tabular_histories(
     return Dataset(columns, offsets, environment_spec(_maker(env, options)), f"{env}-{learner}", **owners)
 
 
+def _family(env: str, options: Mapping[str, Any]) -> TaskFamily:
+    name, own = split_id(env)
+    return make_family(ENVS[name], {**own, **options})
+
+
 def _training_tasks(family: TaskFamily, count: int, seed: int) -> np.ndarray:
     training, _ = family.split()
     if not 1 <= count <= len(training):
@@ -157,11 +162,11 @@ def _training_tasks(family: TaskFamily, count: int, seed: int) -> np.ndarray:
 
 
 def _stable_histories(env: str, learner: str, tasks: int, steps: int, seed: int, options: Mapping[str, Any]) -> Dataset:
-    if env in ENVS:
-        chosen = _training_tasks(make_family(ENVS[env], dict(options)), tasks, seed).tolist()
+    if base_id(env) in ENVS:
+        chosen = _training_tasks(_family(env, options), tasks, seed).tolist()
     else:
         chosen = list(range(tasks))
-    named = env in ENVS or tasks > 1
+    named = base_id(env) in ENVS or tasks > 1
     histories = []
     for index, task in enumerate(chosen):
         make = _maker(env, {**options, "task": task} if named else options)
@@ -178,7 +183,7 @@ def _stable_histories(env: str, learner: str, tasks: int, steps: int, seed: int,
 
 def _maker(env: str, options: Mapping[str, Any]) -> EnvSource:
     """What makes the environment with options; without any, its id."""
-    return (lambda: make_with(env, options)) if options else env
+    return (lambda: make_environment(env, options)) if options else env
 
 
 def _actor(policy: str, make: EnvSource, spec: Any, seed: int) -> Actor:

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scanrl.envs.ids import base_id, id_of
 from scanrl.envs.reference_scores import reference_score
 from scanrl.intervals import bootstrap_interval, describe_runs, interquartile_mean, stratified_bootstrap
-from scanrl.rollout import Actor, EnvSource, environment_id, make_environment, rollout
+from scanrl.rollout import Actor, EnvSource, make_environment, rollout
 from scanrl.types import Context, DataError, Spec, Trajectory
 
 __all__ = [
@@ -90,7 +91,7 @@ class Scores:
     @property
     def env_version(self) -> int | None:
         """The 5 of `Hopper-v5`."""
-        match = re.search(r"-v(\d+)$", self.env_id)
+        match = re.search(r"-v(\d+)$", base_id(self.env_id))
         return int(match[1]) if match else None
 
     @property
@@ -223,7 +224,7 @@ def evaluate(
     """
     _check_targets(policy, targets)
     probe = make_environment(env)
-    env_id = environment_id(probe)
+    env_id = id_of(probe)
     probe.close()
     reference = reference_score(env_id)
     if success is None and reference is not None and reference.goal:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scanrl.envs.options import make_with
+from scanrl.envs.make import make_environment
 from scanrl.envs.reference_scores import reference_score
 from scanrl.envs.task_env import TaskEnv
 from scanrl.evaluation import library_versions
@@ -192,7 +192,7 @@ def _play_each(
     rows: list[_Row] = []
     try:
         for own in options:
-            rows.append(_Row(make_with(env, own), None, like))
+            rows.append(_Row(make_environment(env, own), None, like))
         return _play(actor, rows, episodes, seed, progress)
     finally:
         for row in rows:
@@ -287,7 +287,7 @@ _RANDOM_STEPS = 2_000_000
 
 
 def _family(env: str, options: Mapping[str, Any]) -> Any:
-    made = make_with(env, options)
+    made = make_environment(env, options)
     try:
         return made.unwrapped.family if isinstance(made.unwrapped, TaskEnv) else None
     finally:

@@ -16,6 +16,7 @@ from scanrl.data.histories import HistorySampler, iterate_histories
 from scanrl.data.queries import QuerySampler, iterate_queries
 from scanrl.data.windows import EpisodeSampler, WindowSampler, iterate_episodes, iterate_windows
 from scanrl.envs import ENVS
+from scanrl.envs.ids import base_id
 from scanrl.evaluation import evaluate, library_versions
 from scanrl.graphs import CudaGraph, ReplayedStep, graphs_wanted, leaves
 from scanrl.in_context import held_out_tasks, score_streams, score_tasks
@@ -280,7 +281,7 @@ class Learner:
     def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
         """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
         settings = self.run.config.eval
-        if self.settings.sequences in ("histories", "queries") and (env in ENVS or self._tasks == 1):
+        if self.settings.sequences in ("histories", "queries") and (base_id(env) in ENVS or self._tasks == 1):
             return self._evaluate_in_context(env)
         policy = Policy(self.model, context=settings.context, sample=settings.sample, seed=settings.seed)
         scores = evaluate(
@@ -302,7 +303,7 @@ class Learner:
         settings = self.run.config.eval
         policy = Policy(self.model, context=settings.context, sample=True, seed=settings.seed, forget="task")
         common = {"episodes": settings.episodes, "seed": settings.seed, "like": self.model.spec}
-        if env in ENVS:
+        if base_id(env) in ENVS:
             tasks = held_out_tasks(env, settings.num_envs, fewer=True)
             scores, _ = score_tasks(policy, env, tasks, **common)
         else:

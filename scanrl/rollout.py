@@ -18,7 +18,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from scanrl.envs.make import EnvSource, environment_id, environment_spec, make_environment, one_line
+from scanrl.envs.ids import id_of
+from scanrl.envs.make import EnvSource, environment_spec, make_environment, one_line
 from scanrl.spaces import as_space
 from scanrl.structure import action_row, flat_observations, structured_actions
 from scanrl.types import DataError, Spec, Trajectory
@@ -28,7 +29,6 @@ __all__ = [
     "EnvSource",
     "RandomActor",
     "RolloutError",
-    "environment_id",
     "environment_spec",
     "make_environment",
     "rollout",
@@ -159,7 +159,7 @@ class _Row:
 
     def __init__(self, env: gym.Env, max_steps: int | None, like: Spec | None) -> None:
         self.env, self.max_steps = env, max_steps
-        self.name = environment_id(env)
+        self.name = id_of(env)
         self.spec = environment_spec(env, like=like)
         self.episode: int | None = None
 

@@ -14,6 +14,7 @@ from scanrl.checkpoint import Checkpoint, load_checkpoint
 from scanrl.data import Dataset, write_store
 from scanrl.data.histories import HistoryOrder
 from scanrl.envs import ENVS
+from scanrl.envs.ids import base_id
 from scanrl.envs.make import environment_spec
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores, evaluate
 from scanrl.in_context import TaskScores, held_out_tasks, score_streams, score_tasks
@@ -135,7 +136,7 @@ def goes_on(path: Path, env: str | None) -> bool:
         DataError: there is no checkpoint at `path`.
     """
     about = load_checkpoint(path).about
-    return about.get("tasks") == 1 and (env or about.get("env")) not in ENVS
+    return about.get("tasks") == 1 and base_id(env or about.get("env") or "") not in ENVS
 
 
 def _fitting(path: Path, env: str | None, save: Path | None) -> tuple[Checkpoint, str, Spec]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gymnasium as gym
 from gymnasium import error as gym_error
 
+from scanrl.envs.ids import id_of, split_id
 from scanrl.spaces import spec_of
 from scanrl.types import DataError, Spec
 
-__all__ = ["EnvSource", "environment_id", "environment_spec", "make_environment", "one_line"]
+__all__ = ["EnvSource", "environment_spec", "make_environment", "one_line"]
 
 EnvSource = str | Callable[[], gym.Env]
-"""A Gymnasium id, or a function that makes a new environment each time it is called."""
+"""A Gymnasium id, with options behind an `@` if any (`scanrl.envs.ids`), or a function that makes a new environment each
+time it is called."""
 
 
 def environment_spec(env: EnvSource | gym.Env, *, like: Spec | None = None) -> Spec:
@@ -38,28 +41,27 @@ def environment_spec(env: EnvSource | gym.Env, *, like: Spec | None = None) -> S
 
 
 def _spec(env: gym.Env, keys: Sequence[str] | None) -> Spec:
-    name, stack = environment_id(env), env.metadata.get("frame_stack", 1)
+    name, stack = id_of(env), env.metadata.get("frame_stack", 1)
     return spec_of(name, env.observation_space, env.action_space, env_id=name, observation_keys=keys, frame_stack=stack)
 
 
-def environment_id(env: gym.Env) -> str:
-    """Gymnasium id with its version, or the class name of an environment that has none."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-
-
-def make_environment(env: EnvSource) -> gym.Env:
-    """A new environment.
+def make_environment(env: EnvSource, options: Mapping[str, Any] | None = None) -> gym.Env:
+    """A new environment; `options` go before those of the id.
 
     Raises:
-        DataError: no such id (names the nearest), or its packages are missing (names what to install).
+        DataError: no such id (names the nearest), its packages are missing (names what to install), or it cannot be
+            made with these options.
     """
     if not isinstance(env, str):
-        return env()
+        return env(**(options or {}))
+    env, own = split_id(env)
+    given = {**own, **(options or {})}
     try:
         with warnings.catch_warnings():
             # Old versions are asked for on purpose (published scores name them); the version is in every report.
             warnings.filterwarnings("ignore", message=".*is out of date.*")
-            return gym.make(env, disable_env_checker=True)  # we check more than it does, and keep the episode number
+            # Gymnasium's checker looks at less than we do, and forgets the number of the episode.
+            return gym.make(env, disable_env_checker=True, **given)
     except gym_error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env, list(gym.registry), n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else "see gymnasium.pprint_registry()"
@@ -70,7 +72,8 @@ def make_environment(env: EnvSource) -> gym.Env:
     except DataError as error:
         raise DataError(f"{env}: {error}") from None
     except Exception as error:  # registered environments are other people's code
-        raise DataError(f"{env}: cannot be made: {one_line(error)}") from error
+        told = f" with {given}" if given else ""
+        raise DataError(f"{env}: cannot be made{told}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scanrl.envs.ids import options_from
 from scanrl.types import DataError
 from scanrl.verbs.options import OutPath, check
 
@@ -50,7 +51,7 @@ def collect(
         optimal: also record what the optimal policy would do at every step, from which dpt learns.
         replay: make one history of this dataset's episodes instead, a recording of somebody who learned.
         order: of the episodes of --replay: as recorded, or ascending by return.
-        env_options: options of the environment, e.g. size=17 start=corner.
+        env_options: options of the environment, e.g. size=17 start=corner, or --env ID@size=17,start=corner.
         seed: of everything random.
         num_envs: environments stepped side by side for a policy.
         overwrite: replace a store that is already there.
@@ -59,16 +60,17 @@ def collect(
     check("collect", 1, episodes=episodes, tasks=tasks, steps=steps, num_envs=num_envs, **given)
     check("collect", 0, seed=seed)
     _check_source(env, replay, histories, optimal)
+    options = options_from(env_options, "collect: --env-options")
     from scanrl.data.store import check_target, write_store
 
     check_target(out, overwrite)  # before the work and not after
     if env is None:
         dataset = _replayed(str(replay), order)
     elif histories:
-        plan = {"episodes": history_episodes, "explore_until": explore_until, "options": _options(env_options)}
+        plan = {"episodes": history_episodes, "explore_until": explore_until, "options": options}
         dataset = _learned(env, learner, tasks=tasks, steps=steps, optimal=optimal, seed=seed, **plan)
     else:
-        dataset = _played(env, policy, episodes, seed, num_envs, _options(env_options))
+        dataset = _played(env, policy, episodes, seed, num_envs, options)
     write_store(dataset, out, overwrite=overwrite)
     _tell(out, dataset)
     return 0
@@ -107,19 +109,3 @@ def _played(env: str, policy: str, episodes: int, seed: int, num_envs: int, opti
     from scanrl.collecting import collect_episodes
 
     return collect_episodes(env, policy, episodes=episodes, seed=seed, num_envs=num_envs, options=options)
-
-
-def _options(words: tuple[str, ...]) -> dict[str, Any]:
-    """`size=17` as the number, `start=corner` as the word."""
-    from yaml import YAMLError, safe_load
-
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        try:
-            found[name] = safe_load(value)
-        except YAMLError:
-            equals = ""
-        if not (name.isidentifier() and equals and value):
-            raise DataError(f"collect: --env-options: expected name=value, got {word!r}")
-    return found
