@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "scanrl"
 # Highest first. A module imports from layers below its own; the parts of one layer do not know each other. A folder is
 # one part: its modules may import each other as long as there is no circle.
 LAYERS: list[set[str]] = [
+    {"__main__"},
     {"cli"},
     {"verbs"},
     {"scanrl"},  # the front door: lazy, so that only annotations look upwards

@@ -284,3 +284,8 @@ def test_a_folder_in_use_is_refused_before_training(tmp_path, failing):
     assert os.listdir(tmp_path / "out") == ["notes"]
     message = "notes/run: expected a folder that can be written, got: Not a directory"
     assert message in failing(*words, str(tmp_path / "out" / "notes" / "run"))
+
+
+def test_it_also_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "scanrl", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "scanrl"), done.stderr

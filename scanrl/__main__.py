@@ -1,0 +1,8 @@
+"""`python -m scanrl`, the command where its script is not on the path."""
+
+import sys
+
+from scanrl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
