@@ -97,13 +97,18 @@ class Accounts:
         self._embed.load(code.embed)
 
     def copy(self) -> Accounts:
-        """The same steps, which go on by themselves."""
+        """The same steps, which go on by themselves, embedded by the same memory: for one of the two to be dropped."""
         other = copy(self)
-        other._s, other._a, other._r = self._s.copy(), self._a.copy(), self._r.copy()
+        other.take(self)
         return other
+
+    def take(self, other: Accounts) -> None:
+        """Goes on from the steps of others."""
+        self._s, self._a, self._r = other._s.copy(), other._a.copy(), other._r.copy()
 
     @property
     def nbytes(self) -> int:
+        """Memory of all streams."""
         return self._s.nbytes + self._a.nbytes + self._r.nbytes
 
     def close(self, rows: np.ndarray, places: np.ndarray, a: np.ndarray, r: np.ndarray) -> None:
@@ -167,7 +172,8 @@ class HybridStep:
         other = self.code.begin(self.count)
         other._planner, other._executor = self._planner.copy(), self._executor.copy()
         other._place, other._earned, other._goal = self._place, self._earned, self._goal
-        other._account = None if self._account is None else self._account.copy()
+        if self._account is not None and other._account is not None:
+            other._account.take(self._account)
         return other
 
     @property
@@ -256,13 +262,11 @@ def _account(model: Lowered) -> AccountCode | None:
     with program.temporary():
         part = program.register(total.size)
         for number, letter in enumerate(model.told):
-            into = part if number else total
-            model.tokens.lower_raw(program, letter, into, ALL)
-            if model.tokens.time is not None:
-                timed = program.table("time", model.tokens.time.weight, ALL)
-                program.add(timed, into, ALL)
+            model.tokens.lower_raw(program, letter, part if number else total, ALL)
             if number:
                 program.add(part, total, ALL)
+            if model.tokens.time is not None:  # every letter brings it
+                program.add(program.table("time", model.tokens.time.weight, ALL), total, ALL)
     program.write(total)
     places = model.account.place.weight[: model.longest].detach().numpy().copy()
     return AccountCode(program.finish(_tensors(model.tokens, model.account)), places)
