@@ -17,8 +17,8 @@ from scanrl.types import DataError, Spec
 __all__ = ["EnvSource", "environment_spec", "make_environment", "one_line"]
 
 EnvSource = str | Callable[[], gym.Env]
-"""A Gymnasium id, with options behind an `@` if any (`scanrl.envs.ids`), or a function that makes a new environment each
-time it is called."""
+"""A Gymnasium id, with options behind an `@` if any (`scanrl.envs.ids`), or a function that makes a new environment
+each time it is called."""
 
 
 def environment_spec(env: EnvSource | gym.Env, *, like: Spec | None = None) -> Spec:

@@ -7,7 +7,6 @@ Symbols: `S` streams, `c` steps of a segment, `D` width, `A` action size. What t
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from scanrl.kernels.native_step import Code, NativeStep
+from scanrl.models.account_step import AccountCode, Accounts, lower_account
 from scanrl.models.decision import lower_choice
 from scanrl.models.planner import Account, Planner
 from scanrl.nn import Head, ModelConfig, Stack, Tokens
@@ -64,70 +64,6 @@ class HybridCode(NamedTuple):
     def begin(self, count: int) -> HybridStep:
         """`count` streams before their first step."""
         return HybridStep(self, count)
-
-
-class AccountCode(NamedTuple):
-    """How steps of a segment are embedded, and the vectors of their places, see `Account`."""
-
-    embed: Code  # of one step, at its place
-    places: np.ndarray  # (c, D)
-
-
-class Accounts:
-    """The steps of the segments that `count` streams are in, and the accounts of them.
-
-    Steps are kept as they are and embedded together when a segment ends, by the weights of the step after it.
-    """
-
-    def __init__(self, code: AccountCode, spec: Spec, count: int) -> None:
-        longest = len(code.places)
-        discrete = spec.action_kind == "discrete"
-        shape = () if discrete else (spec.action_size,)
-        self._s = np.zeros((count, longest, *spec.observation_shape), np.float32)
-        self._a = np.zeros((count, longest, *shape), np.int64 if discrete else np.float32)
-        self._r = np.zeros((count, longest), np.float32)
-        self._rows, self._steps = np.arange(count), np.arange(longest)
-        self._now = np.tile(self._steps, count)
-        self._places = code.places
-        self._embed = NativeStep(code.embed, len(self._now))
-
-    def load(self, code: AccountCode) -> None:
-        """Goes on with other weights."""
-        self._places = code.places
-        self._embed.load(code.embed)
-
-    def copy(self) -> Accounts:
-        """The same steps, which go on by themselves, embedded by the same memory: for one of the two to be dropped."""
-        other = copy(self)
-        other.take(self)
-        return other
-
-    def take(self, other: Accounts) -> None:
-        """Goes on from the steps of others."""
-        self._s, self._a, self._r = other._s.copy(), other._a.copy(), other._r.copy()
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all streams."""
-        return self._s.nbytes + self._a.nbytes + self._r.nbytes
-
-    def close(self, rows: np.ndarray, places: np.ndarray, a: np.ndarray, r: np.ndarray) -> None:
-        """Notes what came of the steps at `places` `(S,)`, in `rows` `(S,)` bool."""
-        at = self._rows[rows], places[rows]
-        self._a[at], self._r[at] = a[rows], r[rows]
-
-    def open(self, places: np.ndarray, s: np.ndarray) -> None:
-        """Notes what is seen at the beginning of the steps at `places`."""
-        self._s[self._rows, places] = s
-
-    def __call__(self, steps: np.ndarray) -> np.ndarray:
-        """The accounts `(S, D)` of the first `steps` `(S,)` of every segment."""
-        there = self._steps < steps[:, None]
-        s, a, r = (x.reshape(-1, *x.shape[2:]) for x in (self._s, self._a, self._r))
-        terms = self._embed(np.zeros(len(s), bool), self._now, self._now, s=s, a=a, r=r, only=there.reshape(-1))
-        assert terms is not None  # all of it has been read before
-        terms = np.where(there[..., None], terms.reshape(*there.shape, -1), np.float32(0))  # the others are undefined
-        return (terms * self._places).sum(1)
 
 
 class HybridStep:
@@ -249,27 +185,9 @@ def lower_hybrid(model: Lowered, *, sample: bool) -> HybridCode:
         NoNativeStep: a module has no such form.
     """
     planner, executor = _planner(model), _executor(model, sample)
+    account = None if model.account is None else lower_account(model.account, model.tokens, model.told)
     sizes = model.steps, model.tokens.return_scale, model.config.width
-    return HybridCode(planner, executor, *sizes, _account(model), model.spec)
-
-
-def _account(model: Lowered) -> AccountCode | None:
-    """From what was seen, done and earned in a step to its embedding `(D,)`; times are places in the segment."""
-    if model.account is None:
-        return None
-    program = Program(1, 1)
-    total = program.register(model.config.width)
-    with program.temporary():
-        part = program.register(total.size)
-        for number, letter in enumerate(model.told):
-            model.tokens.lower_raw(program, letter, part if number else total, ALL)
-            if number:
-                program.add(part, total, ALL)
-            if model.tokens.time is not None:  # every letter brings it
-                program.add(program.table("time", model.tokens.time.weight, ALL), total, ALL)
-    program.write(total)
-    places = model.account.place.weight[: model.longest].detach().numpy().copy()
-    return AccountCode(program.finish(_tensors(model.tokens, model.account)), places)
+    return HybridCode(planner, executor, *sizes, account, model.spec)
 
 
 def _planner(model: Lowered) -> Code:
