@@ -150,8 +150,7 @@ def _tabular_histories(
 
 
 def _family(env: str, options: Mapping[str, Any]) -> TaskFamily:
-    name, own = split_id(env)
-    return make_family(ENVS[name], {**own, **options})
+    return make_family(ENVS[base_id(env)], {**split_id(env)[1], **options})
 
 
 def _training_tasks(family: TaskFamily, count: int, seed: int) -> np.ndarray:

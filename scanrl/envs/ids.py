@@ -20,12 +20,12 @@ _OTHERWISE = ("task", "tasks", "render_mode")  # what is played, and how it is l
 
 
 def base_id(env: str) -> str:
-    """The id that Gymnasium knows."""
-    return env.partition("@")[0]
+    """The id that Gymnasium knows, without options and without the module that registers it (`module:Name-v0`)."""
+    return env.partition("@")[0].rpartition(":")[2]
 
 
 def split_id(env: str) -> tuple[str, dict[str, Any]]:
-    """The id that Gymnasium knows, and the options.
+    """The id as Gymnasium makes it, and the options.
 
     Raises:
         DataError: behind the `@` is something else than `name=value`, joined by `,`.
@@ -41,8 +41,12 @@ def full_id(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}@{','.join(parts)}" if parts else name
 
 
-def id_of(env: gym.Env) -> str:
-    """The id with the options that were not the registered ones, or the class name where there is no id."""
+def id_of(env: gym.Env, asked: object = None) -> str:
+    """The id with the options that were not the registered ones, or the class name where there is no id.
+
+    Args:
+        asked: what it was made from; if that is an id, the module that registers it is kept.
+    """
     if env.spec is None:
         return type(env.unwrapped).__name__
     registered = gym.registry.get(env.spec.id)
@@ -52,7 +56,8 @@ def id_of(env: gym.Env) -> str:
         for key, value in env.spec.kwargs.items()
         if key not in _OTHERWISE and (key not in usual or usual[key] != _text(value))
     }
-    return full_id(env.spec.id, own)
+    module = asked.partition("@")[0].rpartition(":")[0] if isinstance(asked, str) else ""
+    return full_id(f"{module}:{env.spec.id}" if module else env.spec.id, own)
 
 
 def options_from(words: Sequence[str], where: str) -> dict[str, Any]:

@@ -35,13 +35,13 @@ def environment_spec(env: EnvSource | gym.Env, *, like: Spec | None = None) -> S
         return _spec(env, keys or None)
     made = make_environment(env)
     try:
-        return _spec(made, keys or None)
+        return _spec(made, keys or None, env)
     finally:
         made.close()
 
 
-def _spec(env: gym.Env, keys: Sequence[str] | None) -> Spec:
-    name, stack = id_of(env), env.metadata.get("frame_stack", 1)
+def _spec(env: gym.Env, keys: Sequence[str] | None, asked: EnvSource | None = None) -> Spec:
+    name, stack = id_of(env, asked), env.metadata.get("frame_stack", 1)
     return spec_of(name, env.observation_space, env.action_space, env_id=name, observation_keys=keys, frame_stack=stack)
 
 

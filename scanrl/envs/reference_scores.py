@@ -107,7 +107,8 @@ REFERENCES: dict[str, Reference] = {
 
 
 def reference_score(env_id: str) -> Reference | None:
-    """The scale for a Gymnasium id with version (`Hopper-v5`), or `None` where there is none for that version."""
-    match = re.fullmatch(r"(.+)-v(\d+)", env_id)
+    """The scale for a Gymnasium id with version (`Hopper-v5`), or `None` where there is none for that version, or where
+    options make it another environment."""
+    match = re.fullmatch(r"(.+)-v(\d+)", env_id.rpartition(":")[2])
     reference = REFERENCES.get(match[1]) if match else None
     return reference if match and reference and int(match[2]) in reference.versions else None

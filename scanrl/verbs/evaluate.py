@@ -107,10 +107,10 @@ def _show(found: Sequence[Scores], seed: int) -> int:
     drawn = ", actions drawn" if found[0].sample else ""
     print(f"{found[0].env_id}, context {found[0].context}, seed {seed}{drawn}; 1 training run: no interval over seeds")
     window = found[0].trained_context
-    if found[0].context == "recurrent" and window is not None and window < SHORT_WINDOW:
-        steps = f"{window} step{'s' * (window > 1)}"
+    if found[0].context == "recurrent" and window is not None and 1 < window < SHORT_WINDOW:
         print(
-            f"trained on windows of {steps}: --context {window} recomputes that window and may score very differently"
+            f"trained on windows of {window} steps: --context {window} recomputes that window and may score very "
+            "differently"
         )
     return 0
 

@@ -6,6 +6,7 @@ import pytest
 from scanrl.cli import main
 from scanrl.envs.ids import base_id, full_id, id_of, split_id
 from scanrl.envs.make import environment_spec, make_environment
+from scanrl.envs.reference_scores import reference_score
 from scanrl.run import open_run
 from scanrl.types import DataError
 
@@ -24,8 +25,14 @@ def test_an_environment_names_the_options_that_are_not_the_usual_ones():
     assert made.unwrapped.family.task_count == 25
     assert id_of(made) == "Darkroom-v0@size=5,start=centre"
     assert environment_spec("Darkroom-v0@size=5").env_id == "Darkroom-v0@size=5"
+    assert environment_spec("scanrl.envs:Darkroom-v0@size=5").env_id == "scanrl.envs:Darkroom-v0@size=5"
     for plain in ("Darkroom-v0", "CartPole-v1"):
         assert id_of(gym.make(plain, render_mode="rgb_array")) == plain
+
+
+def test_an_environment_with_other_options_has_no_scale():
+    assert reference_score("Darkroom-v0") == reference_score("scanrl.envs:Darkroom-v0") is not None
+    assert reference_score("Darkroom-v0@size=5") is None
 
 
 @pytest.mark.parametrize(
