@@ -8,7 +8,8 @@ A run is `TASK/FORM`, e.g. `darkroom/adaptive`; `--only` takes such names with `
 row is not made again.
 
 FORM is `every-5`, `every-10` or `every-20` (environment steps between two sub-goals), `adaptive` (one network learns
-the three at once, held-out loss chooses, `model.subgoal_choices`), or a name from `ABLATIONS["dmh"]`.
+the three at once, and the longest that held-out loss cannot tell from the best acts, `model.subgoal_choices`), or a
+name from `ABLATIONS["dmh"]`.
 
 `tmaze-L`: a corridor of `L` steps without the penalty, both tasks of it, their optimal episodes as a batch of two.
 Lengths double up to `L`; each is trained on (AdamW, step size 3e-3, `train.final_weight` 1) until every action of both

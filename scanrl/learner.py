@@ -249,16 +249,13 @@ class Learner:
         model = self.model
         if not isinstance(model, HybridModel) or len(model.choices) == 1:
             return {}
-        total, count = torch.zeros(len(model.choices), device=self.settings.device), 0
+        contexts = self._contexts(self.training if self.held_out is None else self.held_out)
         model.eval()
         with torch.inference_mode():
-            for batch in self._contexts(self.training if self.held_out is None else self.held_out):
-                valid = int(batch.mask.sum())
-                total += model.choice_losses(batch.to(self.settings.device), self.settings.final_weight) * valid
-                count += valid
+            device, weight = self.settings.device, self.settings.final_weight
+            losses = torch.cat([model.choice_losses(batch.to(device), weight) for batch in contexts], 1)
         model.train()
-        losses = total / max(count, 1)
-        found = {f"val/loss_every_{c}": loss for c, loss in zip(model.choices, losses.tolist(), strict=True)}
+        found = {f"val/loss_every_{c}": loss for c, loss in zip(model.choices, losses.mean(1).tolist(), strict=True)}
         return {**found, "val/subgoal_steps": model.choose(losses)}
 
     def _mean_loss(self, batches: Iterable[Batch], *, carry: bool = False) -> float:

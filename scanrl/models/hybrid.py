@@ -7,6 +7,7 @@ sub-goal, `O`/`A` observation/action shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -51,11 +52,12 @@ class HybridModel(nn.Module):
     known yet.
 
     With `subgoal_choices` one network learns several `c`: each batch is read with all of them, the planner is told with
-    which, and the one of the lowest held-out action loss acts (`choose`, at every checkpoint, which keeps it;
-    `act_every` takes another). Why not otherwise: a learned boundary is a decision without a gradient, and segments of
-    unknown length cannot be cut before the planner has run, so that training would go step by step; a choice while
-    acting would need a loss there, and nobody tells a policy the right action, while its own are likely under whichever
-    `c` took them; one drawn `c` for each batch, or for each row, costs a third and learns later (docs/log.md).
+    which, and the longest that held-out action losses cannot tell from the best acts (`choose`, at every checkpoint,
+    which keeps it; `act_every` takes another). Why not otherwise: a learned boundary is a decision without a gradient,
+    and segments of unknown length cannot be cut before the planner has run, so that training would go step by step; a
+    choice while acting would need a loss there, and nobody tells a policy the right action, while its own are likely
+    under whichever `c` took them; one drawn `c` for each batch, or for each row, costs a third and learns later
+    (docs/log.md).
 
     Args:
         config: the shape of the network; `subgoal_steps` is `c`, or the one of several before there was a choice.
@@ -175,20 +177,34 @@ class HybridModel(nn.Module):
         return self._action_losses(batch, cut, torch.stack(goals), masks, final_weight).mean()
 
     def choice_losses(self, batch: Batch, final_weight: float = 0.0) -> Tensor:
-        """`(n,)`: the loss of the actions with the planner's sub-goals alone, for each of the `n` choices of `c`."""
+        """`(n, B)`: the mean loss of the actions of each context, with the planner's sub-goals alone, for each of the
+        `n` choices of `c`."""
         found = []
         for steps in self.choices:
             cut = segments(batch.timesteps, batch.mask, steps)
-            found.append(self._action_losses(batch, cut, self.goals(batch, cut)[None], [cut.valid], final_weight))
-        return torch.cat(found)
+            [hidden] = self._execute(batch, cut, self.goals(batch, cut)[None])
+            actions, last = self.tokens.scale_actions(cut.gather(batch.actions)), cut.gather(batch.finals())
+            rows = zip(hidden, actions, cut.valid, last, strict=True)
+            found += [self._action_loss(h, a, mask, end, final_weight) for h, a, mask, end in rows]
+        return torch.stack(found).unflatten(0, (len(self.choices), -1))
 
     def choose(self, losses: Tensor) -> int:
-        """Act with the `c` of the lowest of `choice_losses`, which is returned; of equals with the longest, the
-        cheapest one."""
-        found = losses.nan_to_num(torch.inf)
-        best = max(steps for steps, loss in zip(self.choices, found, strict=True) if loss <= found.min())
-        self.act_every(best)
-        return best
+        """Act with the longest `c` whose mean loss is within one standard error of the lowest one; it is returned.
+
+        The longest is the cheapest, and its sub-goals have to tell most of what is known; differences below the error
+        are those of the contexts that happen to be held out (the one-standard-error rule, Breiman et al. 1984).
+
+        Args:
+            losses: `(n, N)`, `choice_losses` of `N` contexts.
+        """
+        losses = losses.detach()
+        means = losses.nan_to_num(torch.inf).mean(1)
+        best = losses[int(means.argmin())]
+        error = float(best.std()) / len(best) ** 0.5 if len(best) > 1 else 0.0
+        within = (means <= means.min() + (error if math.isfinite(error) else 0.0)).tolist()
+        found = max(steps for steps, chosen in zip(self.choices, within, strict=True) if chosen)
+        self.act_every(found)
+        return found
 
     def _action_losses(
         self, batch: Batch, cut: Segments, goals: Tensor, masks: Sequence[Tensor], final_weight: float
@@ -196,13 +212,14 @@ class HybridModel(nn.Module):
         """`(n,)`: losses with each of the sub-goals `(n, B, S, Z)`, over the steps of its mask `(B, S, c)`."""
         hidden = self._execute(batch, cut, goals)
         actions = self.tokens.scale_actions(cut.gather(batch.actions)).flatten(0, 1)
-        last, found = cut.gather(batch.finals()), []
-        for h, mask in zip(hidden, masks, strict=True):
-            loss = self.head.loss(h.flatten(0, 1), actions, mask.flatten(0, 1))
-            if final_weight:
-                loss = loss + final_weight * self.head.loss(h.flatten(0, 1), actions, (mask & last).flatten(0, 1))
-            found.append(loss)
-        return torch.stack(found)
+        last = cut.gather(batch.finals()).flatten(0, 1)
+        rows = [(h.flatten(0, 1), mask.flatten(0, 1)) for h, mask in zip(hidden, masks, strict=True)]
+        return torch.stack([self._action_loss(h, actions, mask, last, final_weight) for h, mask in rows])
+
+    def _action_loss(self, hidden: Tensor, actions: Tensor, mask: Tensor, last: Tensor, final_weight: float) -> Tensor:
+        """Mean over the steps of the mask `(S, c)`; `final_weight` times that over the last of an episode on top."""
+        loss = self.head.loss(hidden, actions, mask)
+        return loss + final_weight * self.head.loss(hidden, actions, mask & last) if final_weight else loss
 
     def loss_from(self, state: State | None, batch: Batch, half: torch.dtype | None = None) -> tuple[Tensor, State]:
         """`loss` of contexts that each begin a stream; they are held-out ones, and no state goes on from them."""

@@ -124,7 +124,8 @@ class ModelConfig:
     """Environment steps between two sub-goals, c, of Decision Mamba-Hybrid; 0: a model without sub-goals."""
     subgoal_choices: tuple[int, ...] = ()
     """Several c that one network learns at once, subgoal_steps among them: an update is made for all of them, and takes
-    as long; the one with the lowest held-out loss acts. None: subgoal_steps alone."""
+    as long; the longest whose held-out loss is within a standard error of the lowest acts. None: subgoal_steps
+    alone."""
     subgoal_size: int = 128
     """Entries of a sub-goal, Z."""
     subgoal_draw: SubgoalDraw = "training"

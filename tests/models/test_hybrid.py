@@ -200,16 +200,33 @@ def test_training_reads_a_batch_with_every_choice_and_held_out_losses_choose_one
             alone.append(model.loss(batch, final_weight=0.5))
         torch.testing.assert_close(found, sum(alone) / 3, rtol=1e-12, atol=0.0)
         losses = model.choice_losses(batch, final_weight=0.5)
+        assert losses.shape == (3, len(batch.mask))
         for steps, loss in zip((3, 5, 7), losses, strict=True):
             other = build(subgoal_choices=(3, 5, 7), subgoal_draw="never", subgoal_targets="none")
             other.act_every(steps)
-            torch.testing.assert_close(loss, other.loss(batch, final_weight=0.5), rtol=1e-12, atol=0.0)
-    best = model.choose(losses)
-    assert best == (3, 5, 7)[int(losses.argmin())] == model.steps
-    assert model.choose(torch.tensor([1.0, 1.0, 2.0])) == 5  # of equals the longest
-    assert model.choose(torch.tensor([torch.nan, 9.0, torch.nan])) == 5
+            for row, own in enumerate(loss):
+                part = Batch(*(x[row : row + 1] for x in batch))
+                torch.testing.assert_close(own, other.loss(part, final_weight=0.5), rtol=1e-12, atol=0.0)
+    assert model.choose(losses) == model.steps in (3, 5, 7)
     with pytest.raises(DataError, match="steps: expected one of 3, 5, 7, got 4"):
         model.act_every(4)
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        ([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]], 5),  # of equals the longest
+        ([[1.0, 3.0], [2.9, 2.9], [3.1, 3.1]], 5),  # 2 and its error of 1
+        ([[1.0, 3.0], [3.1, 3.1], [3.1, 3.1]], 3),
+        ([[1.0], [1.1], [9.0]], 3),  # a single context has no error
+        ([[np.nan, 1.0], [9.0, 9.0], [np.nan, np.nan]], 5),
+        ([[np.nan, 1.0], [np.nan, 9.0], [np.nan, np.nan]], 7),
+        ([[np.inf, 1.0], [2.0, 1.0], [np.inf, np.inf]], 5),
+    ],
+)
+def test_the_longest_choice_within_an_error_of_the_best_acts(losses: list[list[float]], chosen: int) -> None:
+    model = build(subgoal_choices=(3, 5, 7))
+    assert model.choose(torch.tensor(losses)) == chosen == model.steps
 
 
 def test_a_choice_is_saved_with_the_weights(tmp_path) -> None:
