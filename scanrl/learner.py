@@ -253,10 +253,12 @@ class Learner:
         model.eval()
         with torch.inference_mode():
             device, weight = self.settings.device, self.settings.final_weight
-            losses = torch.cat([model.choice_losses(batch.to(device), weight) for batch in contexts], 1)
+            told = [(model.choice_losses(batch.to(device), weight), batch.mask.sum(1)) for batch in contexts]
         model.train()
-        found = {f"val/loss_every_{c}": loss for c, loss in zip(model.choices, losses.mean(1).tolist(), strict=True)}
-        return {**found, "val/subgoal_steps": model.choose(losses)}
+        losses, steps = torch.cat([x for x, _ in told], 1), torch.cat([x for _, x in told])
+        means = (losses * steps.to(losses)).sum(1) / steps.sum()
+        found = {f"val/loss_every_{c}": loss for c, loss in zip(model.choices, means.tolist(), strict=True)}
+        return {**found, "val/subgoal_steps": model.choose(losses, steps)}
 
     def _mean_loss(self, batches: Iterable[Batch], *, carry: bool = False) -> float:
         """Over all valid steps; with `carry`, of the chunks of `iterate_episodes`."""

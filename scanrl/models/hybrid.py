@@ -188,7 +188,7 @@ class HybridModel(nn.Module):
             found += [self._action_loss(h, a, mask, end, final_weight) for h, a, mask, end in rows]
         return torch.stack(found).unflatten(0, (len(self.choices), -1))
 
-    def choose(self, losses: Tensor) -> int:
+    def choose(self, losses: Tensor, steps: Tensor | None = None) -> int:
         """Act with the longest `c` whose mean loss is within one standard error of the lowest one; it is returned.
 
         The longest is the cheapest, and its sub-goals have to tell most of what is known; differences below the error
@@ -196,13 +196,16 @@ class HybridModel(nn.Module):
 
         Args:
             losses: `(n, N)`, `choice_losses` of `N` contexts.
+            steps: `(N,)`, how many steps each of them has, by which they count; `None`: all the same.
         """
-        losses = losses.detach()
-        means = losses.nan_to_num(torch.inf).mean(1)
-        best = losses[int(means.argmin())]
-        error = float(best.std()) / len(best) ** 0.5 if len(best) > 1 else 0.0
+        count = losses.shape[1]
+        losses = losses.detach().nan_to_num(torch.inf)
+        weights = torch.full((count,), 1 / count).to(losses) if steps is None else (steps / steps.sum()).to(losses)
+        means = (losses * weights).sum(1)
+        apart = weights * (losses[int(means.argmin())] - means.min())
+        error = float(apart.square().sum() * count / (count - 1)) ** 0.5 if count > 1 else 0.0
         within = (means <= means.min() + (error if math.isfinite(error) else 0.0)).tolist()
-        found = max(steps for steps, chosen in zip(self.choices, within, strict=True) if chosen)
+        found = max(c for c, chosen in zip(self.choices, within, strict=True) if chosen)
         self.act_every(found)
         return found
 

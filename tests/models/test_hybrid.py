@@ -227,6 +227,12 @@ def test_training_reads_a_batch_with_every_choice_and_held_out_losses_choose_one
 def test_the_longest_choice_within_an_error_of_the_best_acts(losses: list[list[float]], chosen: int) -> None:
     model = build(subgoal_choices=(3, 5, 7))
     assert model.choose(torch.tensor(losses)) == chosen == model.steps
+    assert model.choose(torch.tensor(losses), torch.full((len(losses[0]),), 9)) == chosen
+
+
+def test_a_long_context_counts_more_than_a_short_one() -> None:
+    model, losses = build(subgoal_choices=(3, 5, 7)), torch.tensor([[1.0, 1.0], [9.0, 0.5], [9.0, 9.0]])
+    assert (model.choose(losses), model.choose(losses, torch.tensor([1, 99]))) == (3, 5)
 
 
 def test_a_choice_is_saved_with_the_weights(tmp_path) -> None:
