@@ -54,7 +54,7 @@ def _words(text: str, *cases: str) -> tuple[str, ...]:
 def _short(environment: dict[str, str]) -> Measurement:
     """The short benchmarks, as users see them."""
     words = "bench speed --threads {}"
-    return Measurement("scanrl.cli", *_words(words.format(2)), _words(words.format(1)), environment)
+    return Measurement("scanrl.cli", _words(words.format(2)), _words(words.format(1)), environment)
 
 
 # The quick runs take one thread: they are for machines that have other work.
