@@ -79,6 +79,7 @@ MEASUREMENTS = {
     "in context": Measurement(
         "benchmarks.in_context", _words("--threads 1 --repeats 10"), _words("--threads 1 --repeats 2")
     ),
+    "histories": Measurement("benchmarks.histories", (), _words("--repeats 2 --replicas 2")),
     "pixels": Measurement("benchmarks.pixels", (), _words("--steps 20000 --repeats 2")),
     "seeds": Measurement("benchmarks.seeds", _words("--threads 2"), _words("--threads 1")),
     "start": Measurement("benchmarks.start", _words("--threads 2"), _words("--threads 1 --repeats 2")),

@@ -110,6 +110,10 @@ def _hybrid(case: str, than: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.faster("in context", case, "hybrid", than)
 
 
+def _histories(learner: str) -> Callable[[Rows], float | None]:
+    return lambda rows: rows.value("histories", "million_steps_per_s", case="Darkroom-v0", impl=learner)
+
+
 def _training(case: str, than: str) -> Callable[[Rows], float | None]:
     return lambda rows: rows.faster("training", case, "ours", than)
 
@@ -161,6 +165,8 @@ TARGETS = [
            _hybrid(ONE, "recomputed")),
     Target("in context", "Decision Mamba-Hybrid, 4 tokens, than recomputing", ">=", 250, "x",
            _hybrid(THREE, "recomputed")),
+    Target("learning histories", "of `noise` in the dark room", ">=", 10, " million steps/s", _histories("noise")),
+    Target("learning histories", "of `q` in the dark room", ">=", 10, " million steps/s", _histories("q")),
     Target("many seeds", "side by side on the CPU, than one after the other, W1", ">=", 1, "x",
            lambda rows: rows.faster("seeds", "W1", "in turn", "one after the other")),
     Target("many seeds", "side by side on the CPU, than one after the other, W6", ">=", 1, "x",
