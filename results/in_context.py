@@ -108,6 +108,7 @@ def one_run(run: Run) -> dict[str, Any]:
 
     from results.equal_time import provenance
     from scanrl.collecting import collect_histories
+    from scanrl.data.histories import learning_curve
     from scanrl.in_context import held_out_tasks, score_tasks
     from scanrl.policy import Policy
     from scanrl.settings import run_config
@@ -146,7 +147,7 @@ def one_run(run: Run) -> dict[str, Any]:
         "cpu_seconds": round(spent, 1),
         "acting_ms": acting,
         "validation_loss": [line["val/loss"] for line in metrics if "val/loss" in line][-1],
-        "history": np.round(_history_curve(data), 4).tolist(),
+        "history": np.round(learning_curve(data), 4).tolist(),
         "tasks": len(set(tasks.tolist())),
         "each": EACH,
         "episodes": world.played,
@@ -165,15 +166,6 @@ def ways(world: World, recipe: str) -> dict[str, dict[str, Any]]:
     if recipe != "ad":
         found["last"] = {"rescan": world.episodes - 1}
     return found
-
-
-def _history_curve(data: Any) -> np.ndarray:
-    """Mean return of the learner's episodes, by their number in a history."""
-    begins = np.flatnonzero(np.diff(data.histories, prepend=-1))
-    number = np.arange(len(data)) - np.repeat(begins, np.diff(np.append(begins, len(data))))
-    count = np.bincount(number)
-    whole = count == count[0]  # where episodes may end early some histories have more of them
-    return (np.bincount(number, weights=data.returns) / count)[whole]
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:

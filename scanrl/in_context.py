@@ -38,6 +38,10 @@ class TaskScores:
         rescan: episodes from which the memory was made anew at the start of each; `None` if it went on for ever.
         rescan_order: the order of these.
         versions: version of each library that matters.
+        learner: mean return of the learner that the policy imitates, by the number of its episode; empty if not known.
+        step_ms: wall time of the policy for a step of all tasks or streams together, the mean over steps; `None` if not
+            measured. What the environments take is not in it.
+        state_kb: memory of one stream at the end.
     """
 
     returns: np.ndarray
@@ -50,6 +54,9 @@ class TaskScores:
     rescan: int | None = None
     rescan_order: str = "learning"
     versions: dict[str, str] = field(default_factory=dict)
+    learner: tuple[float, ...] = ()
+    step_ms: float | None = None
+    state_kb: float | None = None
 
     @property
     def curve(self) -> np.ndarray:
@@ -103,6 +110,9 @@ class TaskScores:
             "intervals": [self.interval(episode) for episode in range(self.returns.shape[1])],
             "optimal": self.optimal,
             "random": self.random,
+            "learner": list(self.learner),
+            "step_ms": self.step_ms,
+            "state_kb": self.state_kb,
             "versions": self.versions,
         }
 

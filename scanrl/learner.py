@@ -12,7 +12,7 @@ from scanrl import randomness
 from scanrl.batch import Batch
 from scanrl.checkpoint import Checkpoint, prune, save_checkpoint
 from scanrl.data import Dataset
-from scanrl.data.histories import HistorySampler, iterate_histories
+from scanrl.data.histories import HistorySampler, iterate_histories, learning_curve
 from scanrl.data.queries import QuerySampler, iterate_queries
 from scanrl.data.windows import EpisodeSampler, WindowSampler, iterate_episodes, iterate_windows
 from scanrl.envs import ENVS
@@ -35,6 +35,7 @@ __all__ = ["Diverged", "Learner"]
 CHUNK = 64
 """Fewest steps at a time of a held-out episode: what shorter ones cost is calls."""
 CONTEXTS = 128
+LEARNER_EPISODES = 1000  # whose returns a checkpoint keeps
 """Most contexts of held-out histories in a validation loss: histories are far longer than what a model learns from."""
 
 QUERIES = 1024
@@ -98,6 +99,8 @@ class Learner:
             self._replayed = ReplayedStep(self._learn, self.carried, what, CudaGraph(device), device)
             self.carried = self._replayed.state  # which every update writes over
         self.step = self.saved = 0
+        curve = () if dataset.histories is None else learning_curve(dataset)[:LEARNER_EPISODES]
+        self._learner = [round(float(value), 6) for value in curve]  # what the policy can be compared with
 
     @property
     def _with_goals(self) -> bool:
@@ -325,6 +328,7 @@ class Learner:
             "recipe": self.run.config.recipe,
             "sequences": self.settings.sequences,
             "tasks": self._tasks,
+            "learner": self._learner,
             "data": self.run.config.data,
             "fingerprint": self.dataset.fingerprint,
             "env": self.run.config.env,

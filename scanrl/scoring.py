@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def score_learning(
     """
     checkpoint, env, spec = _fitting(path, env, save)
     model, memory = checkpoint.model(), {"rescan": rescan, "rescan_order": rescan_order}
-    policy = Policy(model, context=context or "recurrent", sample=True, seed=seed, forget="task", **memory)  # type: ignore[arg-type]
+    policy = Timed(model, context=context or "recurrent", sample=True, seed=seed, forget="task", **memory)  # type: ignore[arg-type]
     common = {"episodes": episodes, "seed": seed, "like": checkpoint.spec}
     if tasks is None:
         numbers = np.zeros(streams, np.int64)
@@ -125,7 +126,27 @@ def score_learning(
         dataset = Dataset.from_trajectories(every, spec=spec, env_id=env, name=f"{path.name}-{env}")
         rows = np.arange(len(numbers)).repeat(episodes)
         write_store(dataset.with_histories(numbers[rows], rows), save)
-    return scores
+    cost = {"step_ms": policy.step_ms, "state_kb": policy.state_bytes() / 1024 / len(numbers)}
+    return replace(scores, learner=tuple(checkpoint.about.get("learner", ())), **cost)
+
+
+class Timed(Policy):
+    """A policy that knows how long its steps take."""
+
+    seconds, steps = 0.0, 0
+
+    def act(self, *observed: Any, **more: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return super().act(*observed, **more)
+        finally:
+            self.seconds += time.perf_counter() - began
+            self.steps += 1
+
+    @property
+    def step_ms(self) -> float:
+        """Mean over the steps so far."""
+        return 1e3 * self.seconds / max(self.steps, 1)
 
 
 def goes_on(path: Path, env: str | None) -> bool:

@@ -15,7 +15,7 @@ from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.cli import main
 from scanrl.collecting import collect_histories
 from scanrl.data import read_store
-from scanrl.data.histories import HistorySampler, iterate_histories
+from scanrl.data.histories import HistorySampler, iterate_histories, learning_curve
 from scanrl.envs import ENVS
 from scanrl.envs.reference_scores import reference_score
 from scanrl.envs.task_env import make_family
@@ -115,9 +115,13 @@ def test_the_command_shows_return_against_episode(histories, capsys):
     fit("run", "ad-mamba", histories, steps=2, overrides=TINY, env="Darkroom-v0")
     assert main(["eval", "run", "--new-tasks", "4", "--episodes", "12", "--save", "played"]) == 0
     said = capsys.readouterr().out
-    shown = [line.split()[0] for line in said.splitlines()[1:-1]]
+    shown = [line.split()[0] for line in said.splitlines()[1:-2]]
     assert shown == ["1", "2", "3", "4", "5", "10", "12"]
-    assert said.splitlines()[-1].startswith("Darkroom-v0, 4 tasks, context recurrent, seed 1000; random 0.2")
+    summary, cost = said.splitlines()[-2:]
+    assert summary.startswith("Darkroom-v0, 4 tasks, context recurrent, seed 1000; random 0.2")
+    curve = learning_curve(histories)
+    assert summary.endswith(f", its learner {curve[0]:.2f} to {curve[-1]:.2f} in {len(curve)} episodes")
+    assert re.fullmatch(r"a step of 4 tasks together [0-9.]+ ms, memory of each [1-9][0-9]* KB", cost)
     _, held_out = make_family(ENVS["Darkroom-v0"]).split()
     played = read_store("played")
     assert np.array_equal(played.tasks, np.repeat(held_out[:4], 12))
@@ -126,11 +130,14 @@ def test_the_command_shows_return_against_episode(histories, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["tasks"] == [3, 8]
     assert np.array(found["returns"]).shape == (2, 2)
+    assert found["learner"] == pytest.approx(curve, abs=1e-6)
+    assert found["step_ms"] > 0
     assert main(["eval", "run", "--new-tasks", "4", "--episodes", "3", "--plot", "deep/curve.svg"]) == 0
     drawn = Path("deep/curve.svg").read_text(encoding="utf-8")
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert "Darkroom-v0: mean return of 4 tasks, 95 % interval" in drawn
     assert "optimal" in drawn
+    assert "its learner" in drawn
     capsys.readouterr()
     assert main(["eval", "run", "--new-tasks", "4", "--plot", "curve.png"]) == 2
     assert "eval: --plot: expected a name that ends with .svg, got curve.png" in capsys.readouterr().err

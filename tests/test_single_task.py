@@ -65,9 +65,10 @@ def test_a_run_on_a_replay_remembers_its_episodes(recipe, replay, capsys):
     words = ["eval", "run", "--env", "CartPole-v1", "--episodes", "10", "--num-envs", "3"]
     assert main([*words, "--save", "played.ds"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said[1:-2]] == ["1", "2", "3", "4", "5", "10"]
-    assert said[-2].startswith("CartPole-v1, 3 streams, context recurrent, seed 1000")
-    assert "; random " in said[-2]
+    assert [line.split()[0] for line in said[1:-3]] == ["1", "2", "3", "4", "5", "10"]
+    assert said[-3].startswith("CartPole-v1, 3 streams, context recurrent, seed 1000")
+    assert "; random " in said[-3]
+    assert said[-2].startswith("a step of 3 streams together ")
     played = read_store("played.ds")
     assert np.array_equal(played.histories, np.arange(3).repeat(10))
     returns = played.returns.reshape(3, 10)

@@ -20,7 +20,15 @@ from scanrl.data.subgoals import mean_rewards, valuable_steps
 from scanrl.data.windows import check_shape
 from scanrl.types import DataError
 
-__all__ = ["Curriculum", "HistoryOrder", "HistorySampler", "ReplayOrder", "iterate_histories", "replay_history"]
+__all__ = [
+    "Curriculum",
+    "HistoryOrder",
+    "HistorySampler",
+    "ReplayOrder",
+    "iterate_histories",
+    "learning_curve",
+    "replay_history",
+]
 
 HistoryOrder = Literal["learning", "return"]
 ReplayOrder = Literal["recorded", "return"]
@@ -274,3 +282,18 @@ def _padded(values: np.ndarray, mask: np.ndarray) -> torch.Tensor:
     out = np.zeros((*mask.shape, *values.shape[1:]), values.dtype)
     out[mask] = values
     return torch.from_numpy(out)
+
+
+def learning_curve(dataset: Dataset) -> np.ndarray:
+    """`(n,)` float64: mean return of the episodes of histories, by their number; as far as all of them go.
+
+    Raises:
+        DataError: these are no histories.
+    """
+    if dataset.histories is None:
+        raise DataError(f"{dataset.name}: histories: expected learning histories, got none")
+    begins = np.flatnonzero(np.diff(dataset.histories, prepend=-1))
+    number = np.arange(len(dataset)) - np.repeat(begins, np.diff(np.append(begins, len(dataset))))
+    count = np.bincount(number)
+    whole = count == count[0]  # where episodes may end early some histories have more of them
+    return (np.bincount(number, weights=dataset.returns) / count)[whole]
