@@ -52,6 +52,8 @@ class Stats:
         max_length: steps of the longest episode.
         return_max: highest return of an episode.
         return_mean: mean return over episodes.
+        reward_scale: rewards are divided by this before they reach the network; a power of ten, never 0. That of
+            returns would hide a reward of 1 where episodes earn 100.
     """
 
     observation_mean: np.ndarray
@@ -62,6 +64,7 @@ class Stats:
     max_length: int
     return_max: float
     return_mean: float
+    reward_scale: float = 1.0
 
     @classmethod
     def fit(cls, dataset: Recorded) -> Stats:
@@ -81,6 +84,7 @@ class Stats:
             max_length=int(dataset.lengths.max()),
             return_max=float(returns.max()),
             return_mean=float(returns.mean()),
+            reward_scale=return_scale(float(np.abs(dataset.rewards).max())),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -90,11 +94,13 @@ class Stats:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Stats:
-        """The inverse of `to_json`.
+        """The inverse of `to_json`. Before there was a scale of rewards, that of returns served.
 
         Raises:
             DataError: a field is missing or unknown.
         """
+        if "return_scale" in values:
+            values = {"reward_scale": values["return_scale"], **values}
         expected = {field.name for field in fields(cls)}
         if set(values) != expected:
             wrong = sorted(expected ^ set(values))[0]
@@ -117,7 +123,7 @@ class Stats:
 
 
 def return_scale(largest: float) -> float:
-    """The power of ten that brings `largest` (an absolute return-to-go) into [1, 10); 1 if it is 0 or not finite.
+    """The power of ten that brings `largest`, an absolute value, into [1, 10); 1 if it is 0 or not finite.
 
     Gives 1000 for Hopper (3600) and 1 for sparse tasks (a return of 1), as the papers set by hand.
     """

@@ -54,6 +54,7 @@ def make_stats(spec: Spec) -> Stats:
         max_length=30,
         return_max=25.0,
         return_mean=10.0,
+        reward_scale=4.0,
     )
 
 

@@ -27,7 +27,7 @@ def main() -> int:
     compiler = os.environ.get("CC", "gcc")
     with tempfile.TemporaryDirectory(prefix="scanrl-sanitize-") as name:
         folder = Path(name)
-        for part in ("scanrl", "tests", "results"):
+        for part in ("scanrl", "tests", "results", "benchmarks"):
             shutil.copytree(ROOT / part, folder / part, ignore=LEAVE_OUT)
         for part in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / part, folder)

@@ -123,9 +123,7 @@ class PretrainedModel(nn.Module):
         """Tokens `(B, T + 1, D)`, the query first."""
         start = torch.zeros_like(batch.timesteps[:, :1])
         query = self.tokens.summed([("s", batch.queries[:, None])], start)
-        # As it is: in units of whole returns, which `Tokens` takes, a single reward would be next to nothing.
-        rewards = batch.rewards * self.tokens.return_scale
-        parts = [("s", batch.observations), ("a", batch.actions), ("r", rewards)]
+        parts = [("s", batch.observations), ("a", batch.actions), ("r", batch.rewards)]
         following = self.following(self.tokens.scale_observations(batch.next_observations))
         seen = self.tokens.summed(parts, batch.timesteps) + following * batch.followed[..., None]
         tokens = torch.cat([query, seen], 1)

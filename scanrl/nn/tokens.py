@@ -51,7 +51,7 @@ class Tokens(nn.Module):
         self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
         self.norm = nn.LayerNorm(width) if config.token_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.return_scale = stats.return_scale
+        self.return_scale, self.reward_scale = stats.return_scale, stats.reward_scale
         scales = _buffers(stats) | (_picture_buffers(config, spec, stats) if spec.is_image else {})
         for name, values in scales.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
@@ -163,7 +163,7 @@ class Tokens(nn.Module):
         if isinstance(embedding, nn.Embedding):
             program.table("action", embedding.weight, rows, into=token)
             return
-        one = torch.tensor([self.return_scale])
+        one = torch.tensor([self.reward_scale if letter == "r" else self.return_scale])
         shift, scale = {
             "s": (self.observation_mean, self.observation_std),
             "a": (self.action_centre, self.action_half),
@@ -185,7 +185,7 @@ class Tokens(nn.Module):
             case "a":
                 values = self.scale_actions(values)
             case _:
-                values = (values / self.return_scale)[..., None]
+                values = (values / (self.reward_scale if letter == "r" else self.return_scale))[..., None]
         token = self.embeddings[_WORDS[letter]](values)
         if letter == "s" and self.spec.is_image:
             token = token.unflatten(0, lead)

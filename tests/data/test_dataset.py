@@ -268,6 +268,7 @@ def test_stats_are_the_moments_of_all_steps(make_dataset):
     assert stats.max_length == 30
     assert stats.return_max == dataset.returns.max()
     assert stats.return_mean == dataset.returns.mean()
+    assert stats.reward_scale == return_scale(np.abs(dataset.rewards).max())
     assert stats.action_low is not None
     assert np.array_equal(stats.action_low, dataset.actions.min(0))
 
@@ -306,6 +307,16 @@ def test_stats_keep_every_bit_through_json(make_dataset, seed, choices):
     again = Stats.from_json(json.loads(json.dumps(stats.to_json())))
     assert again == stats
     assert again.observation_mean.dtype == np.float32
+
+
+def test_rewards_have_a_scale_of_their_own(make_dataset):
+    dataset = make_dataset((100, 100))
+    sparse = Dataset({**dataset.columns, "rewards": np.ones(200, np.float32)}, dataset.offsets, dataset.spec)
+    stats = Stats.fit(sparse)
+    assert (stats.return_scale, stats.reward_scale) == (100, 1)
+    older = stats.to_json()
+    del older["reward_scale"]
+    assert Stats.from_json(older).reward_scale == 100  # which it was trained with
 
 
 def test_stats_with_a_missing_or_unknown_field_are_refused(make_dataset):

@@ -60,7 +60,7 @@ def test_a_token_is_one_linear_map_of_a_transition_and_the_query_has_zeros_elsew
     table = tokens.embeddings["action"]
     taken = table(batch.actions) if spec is CHOICE else linear("action", tokens.scale_actions(batch.actions))
     seen = linear("observation", scaled(batch.observations)) + taken
-    seen = seen + linear("reward", batch.rewards[..., None])  # as it is, whatever the return scale
+    seen = seen + linear("reward", batch.rewards[..., None] / stats.reward_scale)
     seen = seen + (scaled(batch.next_observations) @ model.following.weight.T) * batch.followed[..., None]
     torch.testing.assert_close(found[:, 1:], seen, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found[:, 0], linear("observation", scaled(batch.queries)), rtol=1e-10, atol=1e-10)
