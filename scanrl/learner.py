@@ -99,7 +99,8 @@ class Learner:
             self._replayed = ReplayedStep(self._learn, self.carried, what, CudaGraph(device), device)
             self.carried = self._replayed.state  # which every update writes over
         self.step = self.saved = 0
-        curve = () if dataset.histories is None else learning_curve(dataset)[:LEARNER_EPISODES]
+        imitated = self.settings.sequences == "histories" and dataset.histories is not None
+        curve = learning_curve(dataset)[:LEARNER_EPISODES] if imitated else ()
         self._learner = [round(float(value), 6) for value in curve]  # what the policy can be compared with
 
     @property

@@ -110,7 +110,8 @@ def test_the_command_shows_return_against_episode(histories, capsys):
     assert run.metrics()[-1]["eval/tasks"] == 3
     assert main(["eval", "run", "--new-tasks", "4", "--episodes", "3"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said[1:-1]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in said[1:-2]] == ["1", "2", "3"]
+    assert "its learner" not in said[-2]  # it imitates none
     assert main(["eval", "run", "--new-tasks", "4", "--rescan", "2"]) == 2
     assert "rescan: expected none for a model with a query, got 2" in capsys.readouterr().err
 
