@@ -158,8 +158,9 @@ def dmh() -> Recipe:
     in grid worlds; `subgoal_steps`, `subgoal_choices`); one token per step and one per sub-goal (the paper: four and
     three); Mamba is told all steps of the segment before (the paper: the sum of its rewards; `planner_reads`), and
     where an episode begins; no valuable sub-goals (`subgoal_targets`): the paper's form, `ABLATIONS["dmh"]["paper"]`,
-    measured no better in the dark room and takes half as long again to train; contexts in the order of learning (by return there:
-    `train.context_order`), all of them imitated; torch's initialisation; a state that goes on over all episodes.
+    measured no better in the dark room and takes half as long again to train; contexts in the order of learning (by
+    return there: `train.context_order`), all of them imitated; torch's initialisation; a state that goes on over all
+    episodes.
 
     Reference: Huang et al. 2024, arXiv 2406.00079.
     """
