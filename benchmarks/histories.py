@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scanrl.bench.timing import heading, measure, print_rows
+from scanrl.bench.timing import heading, measure, print_rows, rows_of
 from scanrl.collecting import EPISODES_OF_A_HISTORY, EXPLORE_UNTIL
 from scanrl.envs import ENVS
 from scanrl.envs.sources import LEARNERS, learn_histories
@@ -44,19 +46,8 @@ def history_rows(world: str, replicas: int, repeats: int) -> list[dict[str, Any]
         steps[learner] = len(found.rewards)
 
     times = measure({name: lambda name=name: learn(name) for name in LEARNERS}, repeats)
-    return [
-        {
-            "case": world,
-            "impl": name,
-            "steps": steps[name],
-            "median_ms": timing.median_ms,
-            "p10_ms": timing.p10,
-            "p90_ms": timing.p90,
-            "million_steps_per_s": steps[name] / timing.median_ms / 1e3,
-            "threads": 1,
-        }
-        for name, timing in times.items()
-    ]
+    speed = {name: steps[name] / timing.median_ms / 1e3 for name, timing in times.items()}
+    return rows_of(world, times, "", steps=steps, million_steps_per_s=speed)  # of other learners: no ratio
 
 
 def main() -> None:
@@ -65,6 +56,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each learner")
     parser.add_argument("--replicas", type=int, default=20, help="learners of each task")
     chosen = parser.parse_args()
+    torch.set_num_threads(1)
     if not chosen.json:
         print(heading())
     for world in WORLDS:

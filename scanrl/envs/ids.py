@@ -5,7 +5,7 @@ Whatever takes the id of an environment takes options in this way, and recording
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +16,7 @@ from scanrl.types import DataError
 
 __all__ = ["base_id", "full_id", "id_of", "options_from", "split_id"]
 
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 _OTHERWISE = ("task", "tasks", "render_mode")  # what is played, and how it is looked at, is not which environment it is
 
 
@@ -70,7 +71,8 @@ def options_from(words: Sequence[str], where: str) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         try:
-            found[name] = yaml.safe_load(value)
+            # YAML takes 1e-5 for a word, as it has no point.
+            found[name] = float(value) if _EXPONENT.fullmatch(value) else yaml.safe_load(value)
         except yaml.YAMLError:
             equals = ""
         if not (name.isidentifier() and equals and value):
@@ -80,8 +82,7 @@ def options_from(words: Sequence[str], where: str) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     """The value as `options_from` reads it; `None` if it cannot be written so."""
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if not isinstance(value, str) or "," in value:
+    if not isinstance(value, bool | int | float | str):
         return None
-    return value if value and yaml.safe_load(value) == value else json.dumps(value)
+    text = yaml.safe_dump(value, width=float("inf")).partition("\n")[0]
+    return None if "," in text else text

@@ -10,13 +10,14 @@ from scanrl.envs.reference_scores import reference_score
 from scanrl.run import open_run
 from scanrl.types import DataError
 
-OPTIONS = {"size": 17, "start": "corner", "ends": True, "word": "17", "share": 0.5}
+OPTIONS = {"size": 17, "start": "corner", "ends": True, "word": "17", "share": 0.5, "noise": 1e-05}
 
 
 def test_options_come_back_as_what_they_were():
     text = full_id("Room-v0", OPTIONS)
-    assert text == 'Room-v0@ends=true,share=0.5,size=17,start=corner,word="17"'
+    assert text == "Room-v0@ends=true,noise=1.0e-05,share=0.5,size=17,start=corner,word='17'"
     assert split_id(text) == ("Room-v0", OPTIONS)
+    assert split_id("Room-v0@noise=1e-5")[1] == {"noise": 1e-05}
     assert base_id(text) == base_id("Room-v0") == full_id("Room-v0", {"shape": (1, 2), "joined": "a,b"}) == "Room-v0"
 
 
