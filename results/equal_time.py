@@ -65,15 +65,14 @@ def train_and_score(
     dataset: Dataset,
     env: str,
     *,
-    seconds: float | None,
-    updates: int | None = None,
+    seconds: float,
     target: float | None,
     contexts: Sequence[Context],
 ) -> dict[str, Any]:
     """One run in this process, on one thread: what the row says of it, without what it is called.
 
-    It trains for about `seconds` of processor time (the cost of an update is measured first) or for a number of
-    `updates`, and its last checkpoint plays `EPISODES` episodes in each of the ways to act.
+    It trains for about `seconds` of processor time (the cost of an update is measured first), and its last checkpoint
+    plays `EPISODES` episodes in each of the ways to act.
     """
     import torch
 
@@ -83,10 +82,7 @@ def train_and_score(
 
     torch.set_num_threads(1)
     changes = {**changes, "env": env}
-    if updates is None:
-        assert seconds is not None
-        updates = int(seconds / time_update(run_config(recipe, changes), dataset, clock=time.process_time))
-    steps = max(1, updates)
+    steps = max(1, int(seconds / time_update(run_config(recipe, changes), dataset, clock=time.process_time)))
     once = {"train.checkpoint_every": steps, "train.validate_every": steps, "eval.episodes": 1}
     config = run_config(recipe, changes, {"train.steps": steps, **once})
     began = time.process_time()

@@ -16,7 +16,7 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scanrl.grid.schedule import read_rows
-from scanrl.grid.table import Line, lines_of
+from scanrl.grid.table import Cell, Line, lines_of
 from scanrl.models.ablations import ABLATIONS
 from scanrl.models.catalogue import parameter_count
 from scanrl.models.recipes import RECIPES, Recipe, recipe
@@ -26,7 +26,7 @@ __all__ = ["PAGE", "PUBLISHED", "PUBLISHED_VARIANTS", "write_page"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HOPPER = (11, 3)
-GRID, BUDGET = Path(__file__).with_name("recipes"), "500 updates"
+GRID, VARIANTS, BUDGET = Path(__file__).with_name("recipes"), Path(__file__).with_name("ablations"), "500 updates"
 
 
 class Published(NamedTuple):
@@ -85,14 +85,17 @@ def recipes_table() -> str:
 
 def variants_table() -> str:
     """One row per variant."""
-    lines = []
+    head = ("variant", "changes", "parameters", "our score", "the paper's score, and without the change")
+    lines, scored = [], lines_of(read_rows(VARIANTS))
     for name, variants in ABLATIONS.items():
         for variant, changes in variants.items():
             assert recipe(name, **changes)
             settings = ", ".join(f"`{key}={_written(value)}`" for key, value in changes.items())
             count = f"{parameter_count(name, *HOPPER, **changes):,}"
-            lines.append([f"{name}: `{variant}`", settings, count, PUBLISHED_VARIANTS.get((name, variant), "-")])
-    return _table(("variant", "changes", "parameters", "the paper's score, and without the change"), lines)
+            ours = _our_score(scored, f"{name}+{variant}", name)
+            published = PUBLISHED_VARIANTS.get((name, variant), "-")
+            lines.append([f"{name}: `{variant}`", settings, count, ours, published])
+    return _table(head, lines)
 
 
 def parts(model: ModelConfig) -> str:
@@ -119,16 +122,22 @@ def _is_recipe(function: str) -> bool:
     return function.replace("_", "-") in RECIPES
 
 
-def _our_score(lines: Sequence[Line], name: str) -> str:
-    """Last checkpoints of the recipe with its own settings, on every task of the grid."""
+def _our_score(lines: Sequence[Line], name: str, without: str | None = None) -> str:
+    """Last checkpoints of a recipe or variant on every task of its grid, and the mean `without` a variant's change."""
+    means = {line.keys[1]: cell.mean for line, cell in _cells(lines, without)}
     shown = []
-    for line in lines:
-        cell = line.cells["last"]
-        if (line.keys[0], line.keys[2]) == (name, BUDGET) and line.about and cell is not None:
-            interval, seeds = cell.interval, len(line.seeds)
-            spread = "1 seed" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}, {seeds} seeds"
-            shown.append(f"{line.keys[1]} {cell.mean:.1f} ({spread})")
+    for line, cell in _cells(lines, name):
+        task, interval = line.keys[1], cell.interval
+        spread = "1 seed" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}, {len(line.seeds)} seeds"
+        beside = f"; without {means[task]:.1f}" if task in means else ""
+        shown.append(f"{task} {cell.mean:.1f} ({spread}{beside})")
     return "; ".join(shown) or "-"
+
+
+def _cells(lines: Sequence[Line], name: str | None) -> list[tuple[Line, Cell]]:
+    """Lines of single tasks, each with its last checkpoints."""
+    mine = [line for line in lines if (line.keys[0], line.keys[2]) == (name, BUDGET) and line.about]
+    return [(line, cell) for line in mine if (cell := line.cells["last"]) is not None]
 
 
 def _written(value: object) -> str:

@@ -18,7 +18,7 @@ from scanrl import __version__
 from scanrl.arguments import parse_call
 from scanrl.failures import tell_failure
 from scanrl.types import DataError
-from scanrl.verbs.analyse import analyse_activations, analyse_eigenvalues
+from scanrl.verbs.analyse import analyse_activations, analyse_eigenvalues, analyse_scaling
 from scanrl.verbs.bench import bench_report, bench_run, bench_speed
 from scanrl.verbs.collect import collect
 from scanrl.verbs.data import data_convert, data_info, data_validate
@@ -42,6 +42,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "eval": evaluate,
     "analyse eigenvalues": analyse_eigenvalues,
     "analyse activations": analyse_activations,
+    "analyse scaling": analyse_scaling,
     "bench run": bench_run,
     "bench report": bench_report,
     "bench speed": bench_speed,

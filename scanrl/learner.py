@@ -73,8 +73,9 @@ class Learner:
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, seed) if held_out else (dataset, None)
         # Each part by itself: the held-out loss is to say how well the better episodes are imitated, not all of them.
-        share = self.settings.top_fraction
-        self.training, self.held_out = parts[0].best(share), None if parts[1] is None else parts[1].best(share)
+        best = self.settings.top_fraction
+        self.training = parts[0].share(self.settings.data_share, seed).best(best)
+        self.held_out = None if parts[1] is None else parts[1].best(best)
         self.episodes = self.settings.sequences == "episodes"
         if self._with_goals and self.settings.sequences != "histories":
             wanted = f"expected histories for a model with sub-goals, got {self.settings.sequences}"

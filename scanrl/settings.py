@@ -55,6 +55,9 @@ class TrainConfig:
     top_fraction: float = 1.0
     """Share of the steps to train on: those of the episodes with the highest returns; 1 trains on all. Training and
     held-out episodes are each reduced so by themselves; statistics are of all the data."""
+    data_share: float = 1.0
+    """Share of the training episodes (tasks of histories) to train on, drawn by the seed; smaller ones lie in larger
+    ones. Held-out episodes and statistics are those of all the data: to see how much data counts."""
     final_weight: float = 0.0
     """Weight of the loss over the last steps of episodes alone, added to the mean over all steps: for tasks in which
     few steps need the memory."""
@@ -89,8 +92,9 @@ class TrainConfig:
         if self.final_weight < 0 or (self.final_weight and self.sequences in plain):
             wanted = plain.get(self.sequences, "at least 0")
             raise DataError(f"train.final_weight: expected {wanted}, got {self.final_weight}")
-        if not 0 < self.top_fraction <= 1:
-            raise DataError(f"train.top_fraction: expected more than 0 and at most 1, got {self.top_fraction}")
+        for name in ("top_fraction", "data_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise DataError(f"train.{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
         for name in ("warmup", "validation"):
             if getattr(self, name) >= 1:
                 raise DataError(f"train.{name}: expected less than 1, got {getattr(self, name)}")

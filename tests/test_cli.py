@@ -56,6 +56,7 @@ OPTIONS = {
     "bench run": ["SPEC", "--preset", "--data", "--seeds", "--updates", "--out", "--jobs", "--retry-failed"],
     "bench report": ["DIR", "--layout"],
     "analyse eigenvalues": ["RUN", "--data", "--windows", "--out", "--json"],
+    "analyse scaling": ["DIR", "--out", "--json"],
     "analyse activations": ["RUN", "--data", "--episode", "--start", "--steps", "--out", "--json"],
     "eval": [
         *("RUN", "--env", "--episodes", "--target-return", "--sweep-targets", "--context", "--save", "--json"),

@@ -40,6 +40,7 @@ def test_what_its_evaluation_would_refuse_is_refused_before_training(name, chang
         ({"warmup": 1.0}, r"^train.warmup: expected less than 1, got 1.0$"),
         ({"validation": 1.0}, r"^train.validation: expected less than 1, got 1.0$"),
         ({"top_fraction": 0.0}, r"^train.top_fraction: expected more than 0 and at most 1, got 0.0$"),
+        ({"data_share": 0.0}, r"^train.data_share: expected more than 0 and at most 1, got 0.0$"),
         ({"top_fraction": 1.5}, r"^train.top_fraction: expected more than 0 and at most 1, got 1.5$"),
         ({"seed": 2**63}, r"^train.seed: expected at most 9223372036854775807, got 9223372036854775808$"),
     ],

@@ -90,6 +90,23 @@ def test_the_best_episodes_are_chosen_within_each_part_and_statistics_are_of_all
     assert checkpoint.about["fingerprint"] == data.fingerprint
 
 
+def test_a_share_of_the_data_leaves_what_is_held_out_and_the_statistics(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(learner, "WindowSampler", lambda data, *more: seen.append(data) or WindowSampler(data, *more))
+    monkeypatch.setattr(
+        learner, "iterate_windows", lambda data, *more: seen.append(data) or iterate_windows(data, *more)
+    )
+    data = make_dataset(episodes=40)
+    settings = {**TINY, "train.validation": 0.3, "train.data_share": 0.25}
+    run = fit(tmp_path / "run", data=data, overrides=settings, steps=1)
+    training, held_out = data.split(0.3, seed=0)
+    assert seen[0].fingerprint == training.share(0.25, seed=0).fingerprint
+    assert len(seen[0]) == 7
+    assert {part.fingerprint for part in seen[1:]} == {held_out.fingerprint}
+    checkpoint = run.checkpoint()
+    assert (checkpoint.stats, checkpoint.about["fingerprint"]) == (Stats.fit(data), data.fingerprint)
+
+
 def test_training_on_everything_has_no_held_out_loss(tmp_path):
     run = fit(tmp_path / "run", overrides={**TINY, "train.validation": 0.0})
     assert not any("val/loss" in line for line in run.metrics())

@@ -283,8 +283,7 @@ class Dataset:
         Args:
             fraction: share of the steps, 0 to 1; 1 gives the dataset itself.
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction}")
+        _check_fraction(fraction)
         if fraction == 1:
             return self
         order = np.argsort(-self.returns, kind="stable")
@@ -303,16 +302,29 @@ class Dataset:
         Raises:
             DataError: there is only one episode.
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction}")
+        _check_fraction(fraction)
         if len(self) < 2:
             raise DataError(f"{self.name}: expected at least 2 episodes to split, got {len(self)}")
+        held_out = self._drawn(fraction, seed, spare=1)
+        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+
+    def share(self, fraction: float, seed: int) -> Dataset:
+        """Some of the episodes, drawn without looking at them; of learning histories tasks or learners, as `split`.
+
+        Args:
+            fraction: share of the episodes (tasks), 0 to 1, at least one; 1 gives the dataset itself.
+            seed: decides which; smaller shares of one seed lie within larger ones.
+        """
+        _check_fraction(fraction)
+        return self if fraction == 1 else self.select(np.flatnonzero(self._drawn(fraction, seed)))
+
+    def _drawn(self, fraction: float, seed: int, spare: int = 0) -> np.ndarray:
+        """`(E,)` mask of the episodes of at least one owner that are drawn; `spare` owners are left at least."""
         owners = self._owners()
         groups = np.unique(owners)
-        count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+        count = min(max(round(fraction * len(groups)), 1), len(groups) - spare)
         order = np.random.default_rng(seed).permutation(len(groups))
-        held_out = np.isin(owners, groups[order[:count]])
-        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+        return np.isin(owners, groups[order[:count]])
 
     def _owners(self) -> np.ndarray:
         """`(E,)` what an episode belongs to when a dataset is split: its task, else its learner, else nothing."""
@@ -324,6 +336,11 @@ class Dataset:
             f"Dataset({self.name!r}, episodes={len(self)}, steps={self.steps}, "
             f"observations={self.observations.shape}, actions={self.actions.shape})"
         )
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction}")
 
 
 def digest_array(digest: Any, array: np.ndarray, block: int = 1 << 24) -> None:

@@ -16,6 +16,7 @@ from scanrl.report.scales import Scale, element, labels, legible, number, path, 
 __all__ = ["Line", "Mark", "histogram", "interval_bar", "line_chart"]
 
 LEFT, BOTTOM, TOP = 46.0, 42.0, 26.0
+MOST_PLACES = 7
 MOST_POINTS = 240  # more than one every two or three pixels is only a thicker line
 
 
@@ -48,8 +49,12 @@ def line_chart(
     marks: Sequence[Mark] = (),
     allow_log: bool = False,
     x_name: str = "training step",
+    log_x: bool = False,
 ) -> Markup:
-    """Values against training steps, or whatever `x_name` says, each curve labelled at its end."""
+    """Values against training steps, or whatever `x_name` says, each curve labelled at its end.
+
+    With `log_x` steps are above 0, the axis begins at the first, and the steps themselves are marked if they are few.
+    """
     lines = [_thinned(line) for line in lines]
     names = [*(line.name for line in lines), *(mark.name for mark in marks)]
     right = width - 14 - max(text_width(name) for name in names)
@@ -58,13 +63,19 @@ def line_chart(
     y = round_scale(
         np.concatenate([*held, [m.value for m in marks]]), height - BOTTOM, TOP, count=4, allow_log=allow_log
     )
-    x = Scale(float(min(steps.min(), 0)), float(max(steps.max(), 1)), LEFT, right)
-    body = [_grid(x, y, y_name, x_name)]
+    if log_x:
+        x = Scale(float(steps.min()) / 1.1, float(steps.max()) * 1.1, LEFT, right, log=True)
+        places = np.unique(steps).tolist()
+        ticks_x = places if len(places) <= MOST_PLACES else x.ticks()
+    else:
+        x = Scale(float(min(steps.min(), 0)), float(max(steps.max(), 1)), LEFT, right)
+        ticks_x = None
+    body = [_grid(x, y, y_name, x_name, ticks_x)]
     for mark in marks:
         at = float(y(mark.value))
         body.append(element("line", x1=LEFT, x2=right, y1=at, y2=at, class_="mark"))
     for line in lines:
-        body.append(_curve(line, x, y))
+        body.append(_curve(line, x, y, x_name))
     ends = [float(y(line.values[-1])) for line in lines] + [float(y(mark.value)) for mark in marks]
     styles = [line.style for line in lines] + ["mark-name"] * len(marks)
     for name, style, at in zip(names, styles, legible(ends, 15), strict=True):
@@ -132,7 +143,7 @@ def _thinned(line: Line) -> Line:
     return line._replace(steps=np.array([steps[r].mean() for r in runs]), values=mean, low=low, high=high)
 
 
-def _curve(line: Line, x: Scale, y: Scale) -> Markup:
+def _curve(line: Line, x: Scale, y: Scale, x_name: str) -> Markup:
     at, height = x(line.steps), y(line.values)
     drawn = []
     if line.low is not None and line.high is not None:
@@ -141,7 +152,7 @@ def _curve(line: Line, x: Scale, y: Scale) -> Markup:
     drawn.append(element("path", d=path(at, height), class_=f"curve {line.style}"))
     if line.dots or len(at) == 1:
         for k, (cx, cy) in enumerate(zip(at, height, strict=True)):
-            told = f"step {number(line.steps[k])}: {number(line.values[k])}"
+            told = f"{x_name} {number(line.steps[k])}: {number(line.values[k])}"
             if line.low is not None and line.high is not None:
                 told += f" ({number(line.low[k])} to {number(line.high[k])})"
             circle = element("circle", element("title", told), cx=float(cx), cy=float(cy), r=3.2, class_="dot")
@@ -163,8 +174,8 @@ def _bars(name: str, style: str, edges: np.ndarray, share: np.ndarray, x: Scale,
     return element("g", *drawn)
 
 
-def _grid(x: Scale, y: Scale, y_name: str, x_name: str) -> Markup:
-    drawn = [_x_axis(x, y.start, x_name)]
+def _grid(x: Scale, y: Scale, y_name: str, x_name: str, ticks_x: Sequence[float] | None) -> Markup:
+    drawn = [_x_axis(x, y.start, x_name, ticks_x)]
     marks = y.ticks(4)
     for tick, label in zip(marks, labels(marks), strict=True):
         at = float(y(tick))
@@ -175,9 +186,9 @@ def _grid(x: Scale, y: Scale, y_name: str, x_name: str) -> Markup:
     return element("g", *drawn)
 
 
-def _x_axis(x: Scale, floor: float, name: str) -> Markup:
+def _x_axis(x: Scale, floor: float, name: str, marks: Sequence[float] | None = None) -> Markup:
     drawn = [element("line", x1=x.start, x2=x.end, y1=floor, y2=floor, class_="axis")]
-    marks = x.ticks(7 if x.end > 560 else 4)
+    marks = x.ticks(7 if x.end > 560 else 4) if marks is None else marks
     for tick, label in zip(marks, labels(marks), strict=True):
         at = float(x(tick))
         drawn.append(element("line", x1=at, x2=at, y1=floor, y2=floor + 4, class_="axis"))

@@ -1,8 +1,8 @@
-"""Return against episode as an SVG file that stands alone and follows light and dark."""
+"""Curves as SVG files that stand alone and follow light and dark: return against episode, and panels of any charts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from scanrl.report.charts import Line, Mark, line_chart
 from scanrl.report.scales import element, number
 
-__all__ = ["STYLES", "draw_learning"]
+__all__ = ["STYLES", "draw_learning", "panels"]
 
 STYLES = ("first", "second", "third", "fourth", "fifth")
 """Colours of curves, in their order; more than these share the last one."""
@@ -69,10 +69,21 @@ def draw_learning(
         x_name="episode",
         marks=[Mark(name, value) for name, value in (marks or {}).items()],
     )
-    inner = element("svg", chart, x=0.0, y=TOP, width=WIDTH, height=HEIGHT)
-    size = {"width": WIDTH, "height": HEIGHT + TOP, "viewBox": f"0 0 {WIDTH:g} {HEIGHT + TOP:g}"}
-    head = element("text", title, x=2.0, y=18.0, class_="title")
-    return element("svg", element("style", Markup(STYLE)), head, inner, xmlns="http://www.w3.org/2000/svg", **size)
+    return panels([(title, [chart])], WIDTH, HEIGHT)
+
+
+def panels(rows: Sequence[tuple[str, Sequence[Markup]]], width: float = 430.0, height: float = 260.0) -> Markup:
+    """Charts, each drawn for `width` and `height`, in rows below a title each."""
+    most = max(len(charts) for _, charts in rows)
+    body = [element("style", Markup(STYLE))]
+    for row, (title, charts) in enumerate(rows):
+        top = row * (height + TOP)
+        body.append(element("text", title, x=2.0, y=top + 18.0, class_="title"))
+        for column, chart in enumerate(charts):
+            body.append(element("svg", chart, x=column * width, y=top + TOP, width=width, height=height))
+    size = {"width": most * width, "height": len(rows) * (height + TOP)}
+    box = f"0 0 {size['width']:g} {size['height']:g}"
+    return element("svg", *body, xmlns="http://www.w3.org/2000/svg", viewBox=box, **size)
 
 
 def _line(name: str, values: np.ndarray, style: str, ends: tuple[np.ndarray, np.ndarray] | None = None) -> Line:

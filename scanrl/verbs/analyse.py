@@ -1,4 +1,4 @@
-"""`analyse`: what the scans of a trained model do."""
+"""`analyse`: what the scans of a trained model do, and what its size and that of the data are worth."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from scanrl.console import print_json, print_table
 from scanrl.types import DataError
-from scanrl.verbs.options import RunPath, check
+from scanrl.verbs.options import Folders, RunPath, check
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from scanrl.batch import Batch
     from scanrl.data import Dataset
     from scanrl.models.decision import DecisionModel
 
-__all__ = ["analyse_activations", "analyse_eigenvalues"]
+__all__ = ["analyse_activations", "analyse_eigenvalues", "analyse_scaling"]
 
 
 def analyse_eigenvalues(
@@ -91,6 +93,50 @@ def analyse_activations(
     print_table(("scan", "token", "state kept", "written", "left at the end"), rows, right=(2, 3, 4))
     print(f"means over {batch.mask.shape[1]} steps of episode {episode} from step {start}; drawn: {file}")
     return 0
+
+
+def analyse_scaling(folders: Folders, out: Path | None = None, json: bool = False) -> int:
+    """Show what width, depth and the amount of data are worth, from the runs of grids that differ in them.
+
+    Args:
+        folders: folders that `scanrl bench run` filled (docs/analysis.md describes such a grid).
+        out: where to draw the curves, an SVG file; by default scaling.svg in the first folder.
+        json: print one JSON object with all values instead of a table.
+    """
+    if not folders:
+        raise DataError("analyse scaling: expected DIR, got none")
+    import numpy as np
+
+    from scanrl.grid.scaling import draw_scaling, scaling
+    from scanrl.grid.schedule import read_rows
+
+    found = scaling([row for folder in folders for row in read_rows(folder)])
+    file = out or folders[0] / "scaling.svg"
+    file.write_text(draw_scaling(found), encoding="utf-8")
+    if json:
+        absent = {"losses", "scores"}  # JSON has no NaN
+        told = ({**s._asdict(), **{k: np.where(np.isnan(v := getattr(s, k)), None, v) for k in absent}} for s in found)
+        return print_json([{k: v if isinstance(v, str) else v.tolist() for k, v in one.items()} for one in told])
+    for one in found:
+        print(f"\n{one.recipe}, {one.task}, {one.budget}, {one.context}: {one.axis} ({one.others})")
+        counts = (~np.isnan(one.scores)).sum(1)
+        columns = (one.sizes, one.parameters, one.losses, one.scores, counts)
+        rows = [
+            (f"{size:g}", f"{parameters:,}", _spread(losses, ".4f"), _spread(scores, ".1f"), str(runs))
+            for size, parameters, losses, scores, runs in zip(*columns, strict=True)
+        ]
+        print_table((one.axis, "parameters", "held-out loss", one.unit, "runs"), rows, right=range(5))
+    print(f"\nmeans over runs, and their range; drawn: {file}")
+    return 0
+
+
+def _spread(values: np.ndarray, form: str) -> str:
+    """Mean and range of those that are there."""
+    there = values[values == values]
+    if not there.size:
+        return "-"
+    ends = f" ({there.min():{form}} to {there.max():{form}})" if there.size > 1 else ""
+    return f"{there.mean():{form}}{ends}"
 
 
 def _read(run: Path, data: str | None) -> tuple[DecisionModel, Dataset]:

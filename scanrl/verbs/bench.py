@@ -11,12 +11,11 @@ from tyro.conf import Positional
 
 from scanrl.console import print_json
 from scanrl.types import DataError
-from scanrl.verbs.options import check
+from scanrl.verbs.options import Folders, check
 
 __all__ = ["bench_report", "bench_run", "bench_speed"]
 
 Spec: TypeAlias = Annotated[Positional[Path | None], tyro.conf.arg(metavar="SPEC")]
-Folders: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR")]
 
 BENCH = Path("outputs/bench")
 

@@ -11,12 +11,13 @@ from tyro.conf import Positional
 from scanrl.data.options import ReadOptions
 from scanrl.types import DataError
 
-__all__ = ["READING", "OutPath", "Reading", "RunPath", "Uri", "check"]
+__all__ = ["READING", "Folders", "OutPath", "Reading", "RunPath", "Uri", "check"]
 
 Uri: TypeAlias = Annotated[Positional[str], tyro.conf.arg(metavar="URI")]
 OutPath: TypeAlias = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Reading: TypeAlias = tyro.conf.OmitArgPrefixes[ReadOptions]
 RunPath: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+Folders: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR")]
 
 READING = ReadOptions()
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from itertools import pairwise
 from xml.etree import ElementTree
 
 import gymnasium
 import pytest
 
-from results import equal_time, hopper_contexts, in_context, long_training, scaling, study
+from results import equal_time, hopper_contexts, in_context, long_training, study
 from results.equal_time import TASKS, append_missing, missing, read_rows
 from results.long_training import FORMS, STEPS, page, planned
-from scanrl.models.recipes import recipe
-from scanrl.nn import MIXERS
-from scanrl.nn.mixer import parse_pattern
 from scanrl.settings import run_config
-from tests.conftest import make_dataset
 
 
 def test_every_run_of_the_study_is_a_run_that_can_be_made() -> None:
@@ -29,28 +24,6 @@ def test_every_run_of_the_study_is_a_run_that_can_be_made() -> None:
         steps = config.train.batch_size * config.model.context
         assert 0.98 * STEPS <= steps <= STEPS
         assert config.train.sequences == ("episodes" if run.form == "episodes" else "windows")
-
-
-def test_every_size_is_a_model_that_can_be_built() -> None:
-    runs = scaling.planned([0])
-    assert len(runs) == len(set(runs))
-    sizes = {}
-    for run in runs:
-        config = run_config(run.recipe, scaling.settings(run))
-        sizes[run.recipe, run.size] = (config.model.width, len(parse_pattern(config.model.pattern, tuple(MIXERS))) // 2)
-    base = recipe("dmm-dc").model.width
-    assert sizes["dmm-dc", "base"] == (base, 3)
-    assert sizes["dmm-dc", "width x2"] == (2 * base, 3)
-    assert sizes["dmm-dc", "depth 9"] == (base, 9)
-
-
-def test_shares_of_the_data_hold_each_other() -> None:
-    data = make_dataset(episodes=40)
-    parts = [scaling.share(data, f"data x{part}") for part in ("0.25", "0.5", "1", "2")]
-    assert [len(part) for part in parts] == [5, 10, 20, 40]
-    starts = [{episode.observations.tobytes() for episode in part} for part in parts]
-    assert all(a < b for a, b in pairwise(starts))
-    assert len(scaling.share(data, "width x2")) == 20
 
 
 def test_names_choose_runs() -> None:

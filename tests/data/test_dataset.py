@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -234,6 +235,18 @@ def test_the_best_are_the_highest_returns_that_fit_into_a_share_of_the_steps(mak
     assert dataset.best(1.0) is dataset
     with pytest.raises(ValueError, match=r"^fraction: expected a number from 0 to 1, got 2$"):
         dataset.best(2)
+
+
+def test_a_share_is_drawn_and_lies_in_larger_ones(make_dataset):
+    dataset = make_dataset((3, 4, 5, 6, 7, 8, 9, 10))
+    found = {seed: [set(dataset.share(k / 8, seed).lengths.tolist()) for k in range(9)] for seed in (0, 1)}
+    for shares in found.values():
+        assert [len(share) for share in shares] == [1, 1, 2, 3, 4, 5, 6, 7, 8]
+        assert all(smaller <= larger for smaller, larger in itertools.pairwise(shares))
+    assert found[0][4] != found[1][4]
+    assert dataset.share(1.0, 0) is dataset
+    with pytest.raises(ValueError, match=r"^fraction: expected a number from 0 to 1, got -1$"):
+        dataset.share(-1, 0)
 
 
 def test_one_episode_cannot_be_split(make_dataset):
