@@ -23,11 +23,24 @@ def provenance(lines: Sequence[Line]) -> list[str]:
     found = []
     for name in given[0].about if given else ():
         for parts in ((), (1,), (0,), (0, 1), (0, 1, 2)):
-            owners: dict[str, dict[str, None]] = {}
+            owners: dict[str, dict[tuple[str, ...], None]] = {}
             for line in given:
-                owners.setdefault(line.about[name], {})[", ".join(line.keys[part] for part in parts)] = None
+                owners.setdefault(line.about[name], {})[tuple(line.keys[part] for part in parts)] = None
             if len({owner for of in owners.values() for owner in of}) == sum(map(len, owners.values())):
                 break  # no owner has two values
-        shown = (f"{value} ({' | '.join(of)})" if len(owners) > 1 else value for value, of in owners.items())
+        shown = (f"{value} ({_told(list(of))})" if len(owners) > 1 else value for value, of in owners.items())
         found.append(f"{name}: {'; '.join(shown)}")
     return found
+
+
+def _told(owners: Sequence[tuple[str, ...]]) -> str:
+    """`a | b in x | y` for recipes that have a value in the same tasks, instead of every pair of them."""
+    if len(owners[0]) != 2:
+        return " | ".join(", ".join(owner) for owner in owners)
+    tasks: dict[str, list[str]] = {}
+    for recipe, task in owners:
+        tasks.setdefault(recipe, []).append(task)
+    recipes: dict[tuple[str, ...], list[str]] = {}
+    for recipe, where in tasks.items():
+        recipes.setdefault(tuple(where), []).append(recipe)
+    return "; ".join(f"{' | '.join(names)} in {' | '.join(where)}" for where, names in recipes.items())

@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 
+from scanrl.grid.facts import provenance
 from scanrl.grid.layout import LAYOUTS, failures, show
 from scanrl.grid.table import lines_of
 from scanrl.intervals import interquartile_mean, mean, stratified_bootstrap
@@ -142,3 +143,13 @@ def test_every_layout_shows_every_line_and_column(layout):
     assert all(name in said for name in ("dm", "hopper", "recurrent", "last", "selected", "best"))
     assert "60" in said
     assert "70" in said
+
+
+def test_what_differs_by_recipe_and_task_is_told_of_groups_of_them():
+    rows = [row(name, task, parameters=size) for task, size in (("a", 7), ("b", 8)) for name in ("dm", "dt")]
+    rows += [row("bc", "a", parameters=7)]
+    (found,) = [fact for fact in provenance(lines_of(rows)) if fact.startswith("parameters")]
+    assert found == "parameters: 7 (a); 8 (b)"
+    rows += [row("bc", "b", parameters=7), row("dt", "c", parameters=7), row("dm", "c", parameters=8)]
+    (found,) = [fact for fact in provenance(lines_of(rows)) if fact.startswith("parameters")]
+    assert found == "parameters: 7 (dm in a; dt in a | c; bc in a | b); 8 (dm in b | c; dt in b)"
