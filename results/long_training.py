@@ -1,7 +1,7 @@
 """Train long, act recurrently: context lengths and whole episodes x ways to act, at equal processor time.
 
     python -m results.long_training run --data DIR [--workers 2] [--seeds 0-2] [--only 'hopper-medium/*']
-    python -m results.long_training page       # writes results/long_training.md from results/long_training.jsonl
+    python -m results.long_training page       # writes results/long_training.md and the picture of docs/, from the rows
     python -m results.long_training plan       # what `run` would do
 
 A run is `DATASET/RECIPE/FORM`, e.g. `walker2d-medium/dmm-dc/64`; `--only` takes such names with `*`, several of them.
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,7 +43,7 @@ from results.study import Study, command
 SECONDS = 90.0
 STEPS = 2048  # environment steps of a batch
 CHUNK = 64
-
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "long_training.svg"
 
 RECIPES = ("dmm-dc", "dt")
 FORMS: dict[str, dict[str, Any]] = {
@@ -92,6 +93,7 @@ def one_run(run: Run, folder: Path) -> dict[str, Any]:
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each data set what every recipe and form scores, and what carrying the state is worth."""
+    PICTURE.write_text(drawing(rows), encoding="utf-8")
     lines = ["# Train long, act recurrently", ""]
     budgets = sorted({row["seconds"] for row in rows})
     lines += [f"Processor seconds of training: {', '.join(f'{b:g}' for b in budgets)}. Protocol and command: "]
@@ -106,6 +108,54 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def drawing(rows: Sequence[dict[str, Any]]) -> str:
+    """An SVG file: for each data set scores against what was trained on, and what carrying the state is worth."""
+    from scanrl.report.learning import panels
+
+    drawn = []
+    for dataset in TASKS:
+        there = [row for row in rows if row["dataset"] == dataset]
+        if there:
+            drawn.append((f"local/{dataset}", [_chart(there, False), _chart(there, True)]))
+    return panels(drawn)
+
+
+def _chart(rows: Sequence[dict[str, Any]], difference: bool) -> Markup:
+    """Mean and range of the seeds: of both ways to act, or of what carrying the state is worth."""
+    from scanrl.report.charts import Line, line_chart
+    from scanrl.report.learning import PANEL, STYLES
+
+    curves = []
+    for recipe in RECIPES:
+        for number, way in enumerate(("carried - window",) if difference else WAYS):
+            points = [(place, _values(rows, recipe, form, way)) for place, form in enumerate(FORMS)]
+            there = [(place, values) for place, values in points if values]
+            if there:
+                places = np.array([float(place) for place, _ in there])
+                mean, low, high = (np.array([f(values) for _, values in there]) for f in (np.mean, np.min, np.max))
+                style = STYLES[2 * RECIPES.index(recipe) + number]
+                name = recipe if difference else f"{recipe}, {'carried' if way == 'recurrent' else way}"
+                curves.append(Line(name, places, mean, style, low, high, dots=True))
+    what = "carried less window, points" if difference else "normalised score"
+    return line_chart(
+        curves,
+        width=PANEL[0],
+        height=PANEL[1],
+        title=f"{what} against training windows",
+        y_name=what,
+        x_name="steps of the windows trained on",
+        x_labels={float(place): "whole" if form == "episodes" else form for place, form in enumerate(FORMS)},
+    )
+
+
+def _values(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) -> list[float]:
+    """Scores of one way to act, or their difference where a run has both, by seed."""
+    mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
+    if way in WAYS:
+        return [scores(row, way) for row in mine if len(row["acted"]) > WAYS.index(way)]
+    return [scores(row, "recurrent") - scores(row, "window") for row in mine if len(row["acted"]) == 2]
+
+
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     head = ("recipe", "trained on", "state carried", "95 %", "window", "95 %", "carried - window", "95 %")
     head += ("seeds", "updates", "loss in windows", "loss carried")
@@ -115,12 +165,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
             mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
             if not mine:
                 continue
-            carried, window = (
-                [scores(row, way) for row in mine if len(row["acted"]) > i] for i, way in enumerate(WAYS)
-            )
-            ahead = [a - b for a, b in zip(carried, window, strict=False)]
             cells = [recipe, "whole episodes" if form == "episodes" else f"{form} steps"]
-            for values in (carried, window, ahead):
+            for way in (*WAYS, "carried - window"):
+                values = _values(rows, recipe, form, way)
                 cells += [f"{np.mean(values):.1f}", interval_cell(values)] if values else ["-", "-"]
             cells += [str(len(mine)), f"{np.mean([row['updates'] for row in mine]):.0f}"]
             for loss in ("validation_loss", "validation_loss_recurrent"):

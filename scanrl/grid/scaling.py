@@ -14,7 +14,7 @@ from scanrl.nn import MIXERS
 from scanrl.nn.mixer import parse_pattern
 from scanrl.report.charts import Line as Curve
 from scanrl.report.charts import line_chart
-from scanrl.report.learning import STYLES, panels
+from scanrl.report.learning import PANEL, STYLES, panels
 from scanrl.settings import run_config
 from scanrl.types import DataError
 
@@ -170,4 +170,14 @@ def _chart(members: Sequence[Scaling], name: str) -> Markup | None:
     y_name = "held-out loss" if name == "losses" else members[0].unit
     x_name = "share of the training episodes" if members[0].axis == "data" else members[0].axis
     title = f"{y_name} against {x_name}"
-    return line_chart(curves, width=430.0, height=260.0, title=title, y_name=y_name, x_name=x_name, log_x=True)
+    sizes = {float(size): f"{size:g}" for one in members for size in one.sizes}
+    return line_chart(
+        curves,
+        width=PANEL[0],
+        height=PANEL[1],
+        title=title,
+        y_name=y_name,
+        x_name=x_name,
+        x_labels=sizes,
+        log_x=True,
+    )

@@ -5,7 +5,7 @@ Every function takes the width it is drawn for (pixels): text keeps its size, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from scanrl.report.scales import Scale, element, labels, legible, number, path, 
 __all__ = ["Line", "Mark", "histogram", "interval_bar", "line_chart"]
 
 LEFT, BOTTOM, TOP = 46.0, 42.0, 26.0
-MOST_PLACES = 7
 MOST_POINTS = 240  # more than one every two or three pixels is only a thicker line
 
 
@@ -49,11 +48,12 @@ def line_chart(
     marks: Sequence[Mark] = (),
     allow_log: bool = False,
     x_name: str = "training step",
+    x_labels: Mapping[float, str] | None = None,
     log_x: bool = False,
 ) -> Markup:
     """Values against training steps, or whatever `x_name` says, each curve labelled at its end.
 
-    With `log_x` steps are above 0, the axis begins at the first, and the steps themselves are marked if they are few.
+    `x_labels` are the marks of that axis, in the place of round numbers; with `log_x` all steps are above 0.
     """
     lines = [_thinned(line) for line in lines]
     names = [*(line.name for line in lines), *(mark.name for mark in marks)]
@@ -65,12 +65,9 @@ def line_chart(
     )
     if log_x:
         x = Scale(float(steps.min()) / 1.1, float(steps.max()) * 1.1, LEFT, right, log=True)
-        places = np.unique(steps).tolist()
-        ticks_x = places if len(places) <= MOST_PLACES else x.ticks()
     else:
         x = Scale(float(min(steps.min(), 0)), float(max(steps.max(), 1)), LEFT, right)
-        ticks_x = None
-    body = [_grid(x, y, y_name, x_name, ticks_x)]
+    body = [_grid(x, y, y_name, x_name, x_labels)]
     for mark in marks:
         at = float(y(mark.value))
         body.append(element("line", x1=LEFT, x2=right, y1=at, y2=at, class_="mark"))
@@ -174,8 +171,8 @@ def _bars(name: str, style: str, edges: np.ndarray, share: np.ndarray, x: Scale,
     return element("g", *drawn)
 
 
-def _grid(x: Scale, y: Scale, y_name: str, x_name: str, ticks_x: Sequence[float] | None) -> Markup:
-    drawn = [_x_axis(x, y.start, x_name, ticks_x)]
+def _grid(x: Scale, y: Scale, y_name: str, x_name: str, x_labels: Mapping[float, str] | None) -> Markup:
+    drawn = [_x_axis(x, y.start, x_name, x_labels)]
     marks = y.ticks(4)
     for tick, label in zip(marks, labels(marks), strict=True):
         at = float(y(tick))
@@ -186,10 +183,11 @@ def _grid(x: Scale, y: Scale, y_name: str, x_name: str, ticks_x: Sequence[float]
     return element("g", *drawn)
 
 
-def _x_axis(x: Scale, floor: float, name: str, marks: Sequence[float] | None = None) -> Markup:
+def _x_axis(x: Scale, floor: float, name: str, named: Mapping[float, str] | None = None) -> Markup:
     drawn = [element("line", x1=x.start, x2=x.end, y1=floor, y2=floor, class_="axis")]
-    marks = x.ticks(7 if x.end > 560 else 4) if marks is None else marks
-    for tick, label in zip(marks, labels(marks), strict=True):
+    marks = x.ticks(7 if x.end > 560 else 4)
+    shown = dict(zip(marks, labels(marks), strict=True)) if named is None else named
+    for tick, label in shown.items():
         at = float(x(tick))
         drawn.append(element("line", x1=at, x2=at, y1=floor, y2=floor + 4, class_="axis"))
         drawn.append(element("text", label, x=at, y=floor + 18, text_anchor="middle", class_="tick"))

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from scanrl.report.charts import Line, Mark, line_chart
 from scanrl.report.scales import element, number
 
-__all__ = ["STYLES", "draw_learning", "panels"]
+__all__ = ["PANEL", "STYLES", "draw_learning", "panels"]
 
 STYLES = ("first", "second", "third", "fourth", "fifth")
 """Colours of curves, in their order; more than these share the last one."""
@@ -33,6 +33,8 @@ svg { font: 12px system-ui, sans-serif; background: #fff; fill: #333 }
 }
 """
 WIDTH, HEIGHT, TOP = 760.0, 320.0, 24.0
+PANEL = 430.0, 260.0
+"""Width and height of a chart where two stand side by side."""
 
 
 def draw_learning(
@@ -72,7 +74,7 @@ def draw_learning(
     return panels([(title, [chart])], WIDTH, HEIGHT)
 
 
-def panels(rows: Sequence[tuple[str, Sequence[Markup]]], width: float = 430.0, height: float = 260.0) -> Markup:
+def panels(rows: Sequence[tuple[str, Sequence[Markup]]], width: float = PANEL[0], height: float = PANEL[1]) -> Markup:
     """Charts, each drawn for `width` and `height`, in rows below a title each."""
     most = max(len(charts) for _, charts in rows)
     body = [element("style", Markup(STYLE))]

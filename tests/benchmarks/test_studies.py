@@ -71,7 +71,8 @@ def row(run, recurrent: float, window: float) -> dict:
     return {**run._asdict(), **facts, "acted": acted}
 
 
-def test_the_page_compares_seed_by_seed() -> None:
+def test_the_page_compares_seed_by_seed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
     runs = study.named(planned([0, 1]), ["hopper-medium/dt/8"])
     text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
     [line] = [line for line in text.splitlines() if line.startswith("| dt |")]
@@ -79,6 +80,20 @@ def test_the_page_compares_seed_by_seed() -> None:
     assert cells[:3] == ["dt", "8 steps", "75.2"]
     assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
     assert "walker2d" not in text
+    charts = ElementTree.parse(tmp_path / "drawn.svg").getroot().findall(".//*[@role='img']")
+    assert [chart.get("aria-label", "").split(" against")[0] for chart in charts] == [
+        "normalised score",
+        "carried less window, points",
+    ]
+
+
+def test_the_committed_page_and_picture_are_those_of_the_rows(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = long_training.PICTURE.read_text(encoding="utf-8")
+    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
+    script = long_training.STUDY.script
+    made = page(read_rows(script.with_suffix(".jsonl")))
+    assert made == script.with_suffix(".md").read_text(encoding="utf-8"), "run: python -m results.long_training page"
+    assert committed == (tmp_path / "drawn.svg").read_text(encoding="utf-8")
 
 
 def test_every_run_in_context_reads_whole_contexts() -> None:
