@@ -1,13 +1,16 @@
 """How sure a score is: mean or interquartile mean of runs or episodes, and an interval for it.
 
-Fewer than eight values: the interval of a mean is Student's, `mean ± t * s / sqrt(n)`. A bootstrap of so few values can
+Successes and failures (values of 1 and 0): the interval of a mean is Wilson's, which is not empty where all are alike.
+
+Else, fewer than eight values: the interval of a mean is Student's, `mean ± t * s / sqrt(n)`. A bootstrap of so few can
 only reach from the lowest to the highest of them (three normal values hold the truth three times in four then).
 
 From eight values on, and for other statistics, intervals are percentile bootstrap intervals whose percentiles are
 widened as Hesterberg proposes ("expanded percentile"), so that ten values give the coverage that was asked for: a plain
 percentile interval of ten values misses the truth one time in ten where it promises one in twenty.
 
-Reference: Hesterberg 2015, What Teachers Should Know About the Bootstrap, https://arxiv.org/abs/1411.5279;
+Reference: Wilson 1927, Probable Inference, https://doi.org/10.1080/01621459.1927.10502953;
+Hesterberg 2015, What Teachers Should Know About the Bootstrap, https://arxiv.org/abs/1411.5279;
 Agarwal et al. 2021, Deep RL at the Edge of the Statistical Precipice, https://arxiv.org/abs/2108.13264;
 Welch 1947, The generalization of "Student's" problem, https://doi.org/10.1093/biomet/34.1-2.28.
 """
@@ -60,6 +63,8 @@ def bootstrap_interval(
     found = np.asarray(values, np.float64)
     if found.ndim != 1 or len(found) < 2:
         raise DataError(f"bootstrap_interval: values: expected a vector of 2 or more, got shape {found.shape}")
+    if statistic is mean and np.isin(found, (0, 1)).all():
+        return _wilson(float(found.mean()), len(found), confidence)
     return _interval(found[:, None], confidence, resamples, seed, statistic)
 
 
@@ -111,6 +116,14 @@ def _interval(
     if is_mean and len(scores) < FEW:
         return _students(scores, confidence)
     return _percentiles(scores, confidence, resamples, seed, statistic)
+
+
+def _wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of successes."""
+    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / count
+    middle = (share + square / 2) / (1 + square)
+    half = float(np.sqrt(square * share * (1 - share) + square**2 / 4)) / (1 + square)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _students(scores: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -35,8 +35,10 @@ __all__ = ["Diverged", "Learner"]
 CHUNK = 64
 """Fewest steps at a time of a held-out episode: what shorter ones cost is calls."""
 CONTEXTS = 128
-LEARNER_EPISODES = 1000  # whose returns a checkpoint keeps
 """Most contexts of held-out histories in a validation loss: histories are far longer than what a model learns from."""
+
+LEARNER_EPISODES = 1000
+"""Most episodes of the learner whose returns a checkpoint keeps."""
 
 QUERIES = 1024
 """About how many held-out states a validation loss asks for the optimal action of."""

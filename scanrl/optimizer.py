@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scanrl.checkpoint import Checkpoint
 from scanrl.models.build import Model
@@ -17,8 +17,14 @@ __all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors", "set
 
 
 def adamw(model: Model, settings: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in two groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023)."""
+    """AdamW in two groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023).
+
+    With `decayed="matrices"` only weights of linear maps and convolutions are.
+    """
     exempt = {id(m.get_parameter(n)) for m in model.modules() if isinstance(m, Mixer) for n in m.undecayed}
+    if settings.decayed == "matrices":
+        exempt |= {id(p) for n, p in model.named_parameters() if p.ndim < 2 or n.endswith("bias")}
+        exempt |= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups = [
         {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
         {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
@@ -28,7 +34,8 @@ def adamw(model: Model, settings: TrainConfig) -> torch.optim.AdamW:
     if cuda:
         # In a recorded update (see `scanrl.graphs`) a number would stay what it was; a tensor can be filled anew.
         rate = torch.tensor(rate, dtype=torch.float32, device=settings.device)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True, capturable=cuda)
+    betas = (0.9, settings.beta2)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, fused=True, capturable=cuda)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

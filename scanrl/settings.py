@@ -50,6 +50,11 @@ class TrainConfig:
     """Share of the updates over which the step size rises from zero."""
     weight_decay: float = 1e-4
     """Decoupled weight decay; not applied to the state matrix and skip of the scan."""
+    decayed: Literal["all", "matrices"] = "all"
+    """What the weight decay acts on: all but the scan's own, or the weights of linear maps and convolutions alone (no
+    norms, biases and tables)."""
+    beta2: float = 0.999
+    """AdamW's memory of squared gradients."""
     clip_norm: float = 0.25
     """Largest norm of the gradient."""
     top_fraction: float = 1.0
@@ -84,7 +89,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least("train", self, 1, "steps", "batch_size", "checkpoint_every", "log_every")
         _at_least("train", self, 1, "context_episodes", "context_stride")
-        _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "validation")
+        _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "beta2", "validation")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
@@ -95,7 +100,7 @@ class TrainConfig:
         for name in ("top_fraction", "data_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise DataError(f"train.{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
-        for name in ("warmup", "validation"):
+        for name in ("warmup", "validation", "beta2"):
             if getattr(self, name) >= 1:
                 raise DataError(f"train.{name}: expected less than 1, got {getattr(self, name)}")
 

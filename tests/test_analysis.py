@@ -94,7 +94,10 @@ def test_scans_are_found_wherever_they_stand():
     assert [one.name for one in spectra(model, batch)] == ["mixer 2 mamba", "mixer 2 local"]
     local = activations(model, batch)[1]
     assert local.left.shape == (2, 6, 3)
-    np.testing.assert_allclose(local.left[:, 1::2, -1], 1.0)  # the last token of each of its windows
+    np.testing.assert_allclose(local.left[:, -1, -1], 1.0)
+    assert (local.left[:, 4:] > 0).all()
+    assert not local.left[:, :4].any()  # forgotten where the next window began
+    assert (local.written > 0).all()
 
 
 def test_a_scan_that_is_called_in_pieces_is_averaged_over_all_of_them():

@@ -179,6 +179,18 @@ def test_the_same_seed_gives_the_same_interval():
     assert wide[0] < low < values.mean() < high < wide[1]
 
 
+@pytest.mark.parametrize(
+    "successes, count, expected",
+    # Newcombe 1998, Two-sided confidence intervals for the single proportion, table I, method 3
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718))],
+)
+def test_successes_have_wilsons_interval(successes, count, expected):
+    values = [1.0] * successes + [0.0] * (count - successes)
+    assert bootstrap_interval(values) == pytest.approx(expected, abs=5e-5)
+    low, high = bootstrap_interval([1 - value for value in values])
+    assert (1 - high, 1 - low) == pytest.approx(expected, abs=5e-5)
+
+
 def test_one_value_has_no_interval():
     with pytest.raises(DataError, match="expected a vector of 2 or more"):
         bootstrap_interval([1.0])

@@ -18,8 +18,9 @@ def test_a_preset_is_a_configuration_of_its_recipe(name):
     found = presets()[name]
     config = run_config(found.recipe, found.settings)
     assert f"{config.recipe}/{found.task}" == name
-    assert config.train.steps // config.train.checkpoint_every == 10
-    assert found.env in gymnasium.registry
+    assert -(-config.train.steps // config.train.checkpoint_every) == 10  # the last one at the end
+    assert config.eval.every == config.train.checkpoint_every
+    assert found.env.partition("@")[0] in gymnasium.registry
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if not name.endswith(GAMES)])
@@ -74,7 +75,7 @@ def test_each_printed_score_says_how_it_was_selected():
         ("dc/walker2d-medium", (8, 128, 1e-3, [5000, 10000, 50000, 100000], "Walker2d-v4")),
         ("dmm-c/hopper-medium", (8, 128, 1e-4, [3600, 7200, 36000, 72000], "Hopper-v4")),
         ("dmm-dc/walker2d-medium", (8, 32, 1e-4, [5000, 10000, 50000, 100000], "Walker2d-v4")),
-        ("dmm26/antmaze-umaze", (8, 128, 1e-4, [1, 10, 100, 1000, 100000], "antmaze-umaze-v4")),
+        ("dmm26/antmaze-umaze", (8, 128, 1e-4, [1, 10, 100, 1000, 100000], "antmaze-umaze-v4@origin=start")),
     ],
 )
 def test_settings_are_those_of_the_paper(name, expected):

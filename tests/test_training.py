@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ from scanrl import learner
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.models.decision import DecisionModel
+from scanrl.models.recipes import recipe
 from scanrl.optimizer import adamw, learning_rate
 from scanrl.run import open_run
 from scanrl.settings import TrainConfig
 from scanrl.stats import Stats
 from scanrl.training import Diverged, resume
-from tests.conftest import make_dataset
+from tests.conftest import make_dataset, make_stats
 from tests.runs import CARTPOLE, DT, HALF, STEPS, TINY, fit, outcome, stopped
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
@@ -183,6 +185,24 @@ def test_the_scans_own_parameters_are_exempt_from_weight_decay(reference):
     assert not {names[id(p)].rpartition(".")[2] for p in decayed["params"]} & {"A_log", "D"}
     assert len(exempt["params"]) + len(decayed["params"]) == len(names)
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.3, 0.0)
+
+
+def test_decay_may_act_on_matrices_alone():
+    names = {}
+    for name in ("dmm-dc", "dt"):
+        model = DecisionModel(replace(recipe(name).model, width=8), CARTPOLE, make_stats(CARTPOLE), seed=0)
+        own = {id(p): name for name, p in model.named_parameters()}
+        decayed, exempt = adamw(model, TrainConfig(weight_decay=0.3, decayed="matrices", beta2=0.95)).param_groups
+        assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.3, 0.0)
+        assert decayed["betas"] == exempt["betas"] == (0.9, 0.95)
+        assert len(decayed["params"]) + len(exempt["params"]) == len(own)
+        names |= {own[id(p)]: True for p in decayed["params"]} | {own[id(p)]: False for p in exempt["params"]}
+    assert not any(on for name, on in names.items() if "norm" in name or name.endswith(("bias", "A_log", ".D")))
+    assert not any(on for name, on in names.items() if name.startswith(("tokens.time", "tokens.embeddings.action")))
+    for ending in ("in_proj.weight", "out_proj.weight", "kernel", "up.weight", "observation.weight", "qkv.weight"):
+        found = [on for name, on in names.items() if name.endswith(ending)]
+        assert found
+        assert all(found), ending
 
 
 def test_equal_seeds_give_equal_runs_and_the_global_generators_are_left_alone(tmp_path, reference):

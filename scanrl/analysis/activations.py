@@ -39,7 +39,8 @@ def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
     Token `t` adds `w_t = dt_t u_t B_t^T` `(E, N)` to the state, and multiplies what was there by `exp(dt_t A)`:
 
     `kept_t = mean_{e,n} exp(dt_t A)`, `written_t = |w_t| = |dt_t u_t| |B_t|`,
-    `left_t = |exp(A sum_{s>t} dt_s) w_t| / |w_t|`, with `|.|` the root of the sum of squares.
+    `left_t = |exp(A sum_{s>t} dt_s) w_t| / |w_t|`, with `|.|` the root of the sum of squares; 0 in a local branch
+    before its last window.
 
     Args:
         model: any with a Mamba inside.
@@ -58,8 +59,10 @@ def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
         if read is None:
             continue  # windows of its own that overlap, or do not fit: its tokens are not the batch's
         A = -mixer.A_log.detach().exp()
-        columns = (x.reshape(lead).cpu().numpy() for x in _map(read, A))
-        found.append(Activation(name, *columns))
+        kept, written, left = _map(read, A)
+        # A local branch forgets all where its next window begins.
+        left.view(len(batch.mask), -1, left.shape[1])[:, :-1] = 0
+        found.append(Activation(name, *(x.reshape(lead).cpu().numpy() for x in (kept, written, left))))
     if not found:
         raise DataError(f"model.pattern: expected a scan over whole windows, got {model.config.pattern!r}")
     return found

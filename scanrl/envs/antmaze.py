@@ -3,7 +3,8 @@
 The simulation is gymnasium-robotics' (extra `robotics`), whose observation is a dictionary with the goal in it. D4RL's
 is a vector without: position, then joint angles and velocities. A policy knows the goal only as far as its data do.
 
-Coordinates are those of gymnasium-robotics: the origin is the middle of the maze, a cell is 4 wide, y points up.
+Coordinates are those of gymnasium-robotics: the origin is the middle of the maze, a cell is 4 wide, y points up. D4RL's
+have their origin where the ant starts, as with `origin="start"`: the U runs from (0, 0) by (8, 0) and (8, 8) to (0, 8).
 
 Reference: Fu et al. 2020, D4RL, https://arxiv.org/abs/2004.07219.
 """
@@ -35,6 +36,7 @@ class AntMaze(gym.Env[np.ndarray, np.ndarray]):
 
     Args:
         version: 4 or 5.
+        origin: of x and y: the middle of the `maze`, or the middle of the cell at the `start` of the U, as in D4RL.
         diverse: draw start and goal anew in each episode; otherwise the ant runs from one end of the U to the other.
             Both are moved by up to a quarter of a cell along each axis either way.
         render_mode: of the simulation.
@@ -43,7 +45,11 @@ class AntMaze(gym.Env[np.ndarray, np.ndarray]):
         DataError: gymnasium-robotics is not installed.
     """
 
-    def __init__(self, version: Literal[4, 5], diverse: bool, render_mode: str | None = None) -> None:
+    def __init__(
+        self, version: Literal[4, 5], diverse: bool, render_mode: str | None = None, origin: str = "maze"
+    ) -> None:
+        if origin not in ("maze", "start"):
+            raise DataError(f"origin: expected maze or start, got {origin!r}")
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # it speaks of other environments
                 module = importlib.import_module(f"gymnasium_robotics.envs.maze.ant_maze_v{version}")
@@ -51,6 +57,7 @@ class AntMaze(gym.Env[np.ndarray, np.ndarray]):
             raise DataError("expected the package gymnasium-robotics: pip install 'scanrl[robotics]'") from None
         self._inner = module.AntMazeEnv(continuing_task=False, render_mode=render_mode)
         self._cells = None if diverse else {"reset_cell": START, "goal_cell": GOAL}
+        self._origin = np.zeros(2) if origin == "maze" else self._inner.maze.cell_rowcol_to_xy(START)
         self.render_mode = render_mode
         self.metadata = self._inner.metadata
         self.observation_space = spaces.Box(-np.inf, np.inf, (2 + BODY,), np.float32)
@@ -62,12 +69,12 @@ class AntMaze(gym.Env[np.ndarray, np.ndarray]):
         """A new episode; `options` may name other cells, as gymnasium-robotics takes them."""
         super().reset(seed=seed)
         observation, about = self._inner.reset(seed=seed, options=options or self._cells)
-        return _flat(observation), about
+        return self._flat(observation), about
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step; `success` in what it tells beside."""
         observation, reward, terminated, truncated, about = self._inner.step(action)
-        return _flat(observation), float(reward), bool(terminated), bool(truncated), about
+        return self._flat(observation), float(reward), bool(terminated), bool(truncated), about
 
     def render(self) -> Any:
         """As the simulation draws it."""
@@ -77,6 +84,6 @@ class AntMaze(gym.Env[np.ndarray, np.ndarray]):
         """Frees the simulation."""
         self._inner.close()
 
-
-def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([observation["achieved_goal"], observation["observation"][:BODY]]).astype(np.float32)
+    def _flat(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        place = observation["achieved_goal"] - self._origin
+        return np.concatenate([place, observation["observation"][:BODY]]).astype(np.float32)

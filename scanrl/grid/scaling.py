@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from scanrl.config import to_values
 from scanrl.grid.table import Line, lines_of
 from scanrl.nn import MIXERS
 from scanrl.nn.mixer import parse_pattern
@@ -97,8 +99,9 @@ def _runs(line: Line, rows: Sequence[Mapping[str, Any]]) -> _Runs:
     asked = mine[0]["asked"]
     config = run_config(asked["recipe"], asked["settings"])
     block, depth = _block(config.model.pattern)
-    rest = {k: v for k, v in asked["settings"].items() if k not in ("model.width", "model.pattern", "train.data_share")}
     sizes = (float(config.model.width), float(depth), config.train.data_share)
+    rest = to_values(config)  # with what is not said as it stands by default
+    del rest["model"]["width"], rest["model"]["pattern"], rest["train"]["data_share"]
     return _Runs(line, {row["seed"]: row for row in mine}, asked["recipe"], sizes, json.dumps([block, rest]))
 
 
@@ -112,6 +115,10 @@ def _block(pattern: str) -> tuple[list[str], int]:
 def _scaling(axis: str, members: Sequence[_Runs]) -> Scaling:
     place = AXES.index(axis)
     members = sorted(members, key=lambda one: one.sizes[place])
+    for one, other in itertools.pairwise(members):
+        if one.sizes == other.sizes:
+            names = f"{one.line.keys[0]!r} and {other.line.keys[0]!r}"
+            raise DataError(f"analyse scaling: expected each size once, got the same model and data as {names}")
     seeds = sorted({seed for one in members for seed in one.line.seeds})
     losses, scores = np.full((2, len(members), len(seeds)), np.nan)
     for row, one in enumerate(members):

@@ -20,7 +20,7 @@ from scanrl.data import load
 from scanrl.failures import describe_failure
 from scanrl.grid.attempt import Stopped, attempt, failed_row, run_path, tidy
 from scanrl.grid.records import Records
-from scanrl.grid.spec import Grid, Job
+from scanrl.grid.spec import Grid, Job, differs
 from scanrl.preflight import bounded
 from scanrl.run import locked
 from scanrl.signals import stop_signals
@@ -102,11 +102,11 @@ def run_grid(
 def _waiting(rows: Records, jobs: Sequence[Job], retry_failed: bool) -> list[Job]:
     """The jobs to run."""
     latest = {row["id"]: row for row in rows.read()}
-    made = {(row["recipe"], row["task"], row["budget"], row["seed"]): row for row in latest.values()}
+    made = {(row["recipe"], row["task"], row["budget"]): row for row in latest.values()}
     for job in jobs:
-        row = made.get(job.label)
-        if row is not None and row["id"] != job.id:
-            other = next(name for name, value in job.asked.items() if row["asked"].get(name) != value)
+        row = made.get(job.label[:3])  # of any seed: the runs of a line of the table differ in nothing else
+        other = None if row is None else differs({**job.asked, "seed": row["seed"]}, row["asked"])
+        if row is not None and other is not None:
             raise DataError(
                 f"{rows.path}: {job}: {other}: expected {row['asked'].get(other)!r} as in its row, "
                 f"got {job.asked[other]!r} (another name or --out keeps both)"

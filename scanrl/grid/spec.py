@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from scanrl.settings import RunConfig, run_config
 from scanrl.types import DataError
 
-__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "within"]
+__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "differs", "within"]
 
 T = TypeVar("T")
 
@@ -185,6 +185,11 @@ def within(where: str, call: Callable[..., T], *arguments: Any) -> T:
     except DataError as error:
         message = str(error)
         raise DataError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def differs(asked: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first part in which two runs were not asked for alike."""
+    return next((name for name in {**asked, **other} if asked.get(name) != other.get(name)), None)
 
 
 def _named(uri: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scanrl.grid.spec import differs
 from scanrl.intervals import interquartile_mean, mean, stratified_bootstrap
 from scanrl.types import DataError
 
@@ -92,6 +93,11 @@ def _line(keys: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) ->
         found = [row[name] for row in rows]
         if any(value != found[0] for value in found):
             raise DataError(f"{', '.join(keys)}: {name}: expected the same in all runs, got several")
+    for row in rows:
+        other = differs({**row["asked"], "seed": 0}, {**rows[0]["asked"], "seed": 0})
+        if other is not None:
+            values = f"{rows[0]['asked'].get(other)!r} and {row['asked'].get(other)!r}"
+            raise DataError(f"{', '.join(keys)}: {other}: expected the same in all runs, got {values}")
     seeds = [row["seed"] for row in rows]
     if len(set(seeds)) < len(seeds):
         raise DataError(f"{', '.join(keys)}: seeds: expected each once, got {seeds} (the folders hold the same runs)")

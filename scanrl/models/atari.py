@@ -45,9 +45,15 @@ ATARI: dict[str, dict[str, Any]] = {
 }
 """Recipe -> changes to its model."""
 
-RATES: dict[str, Any] = {"learning_rate": 6e-4, "weight_decay": 0.1, "clip_norm": 1.0}
+RATES: dict[str, Any] = {
+    "learning_rate": 6e-4,
+    "beta2": 0.95,
+    "weight_decay": 0.1,
+    "decayed": "matrices",
+    "clip_norm": 1.0,
+}
 BATCHES = {"dt": 128, "dm": 256, "dc": 128, "mambadm": 256, "dmm-c": 64, "dmm-l": 64, "dmm-dc": 64, "dmm-dl": 64}
 
 ATARI_TRAINING: dict[str, dict[str, Any]] = {name: {**RATES, "batch_size": size} for name, size in BATCHES.items()}
 """Recipe -> settings of its training at the papers' protocol: 5 (dt) or 10 passes over 500,000 steps, a cosine to a
-tenth. For Pong, `dt` and `dm` take windows of 50 steps, and `dt` and `dc` 512 of them to a batch."""
+tenth. For Pong, `dt`, `dm` and `mambadm` take windows of 50 steps, and `dt` and `dc` 512 of them to a batch."""

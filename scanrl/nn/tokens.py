@@ -29,9 +29,9 @@ class Tokens(nn.Module):
     the step before (what follows) added up, which is one linear map of both side by side, with a mark where an episode
     begins. The first step of a window has no tail.
 
-    Observations are standardised (images likewise, or divided by 255), returns-to-go and rewards divided by the return
-    scale, continuous actions mapped from their bounds to [-1, 1]. The statistics are buffers, moved with the module but
-    saved as `stats.json`.
+    Observations are standardised (images likewise, or divided by 255), returns-to-go and rewards divided by their
+    scales, continuous actions mapped from their bounds to [-1, 1]. The statistics are buffers, moved with the module
+    but saved as `stats.json`.
 
     Reference: Chen et al. 2021 (Decision Transformer), arXiv 2106.01345.
     """
@@ -49,6 +49,8 @@ class Tokens(nn.Module):
                 nn.init.normal_(table.weight, std=TABLE_STD)  # torch's 1 would start in the flat part of the tanh
         self.begins = nn.Embedding(1, width) if config.merged else None
         self.time = nn.Embedding(config.max_length, width) if config.time_embedding else None
+        if self.time is not None and not config.token_norm:
+            nn.init.zeros_(self.time.weight)  # as in the papers' Atari models: torch's 1 would drown tokens of 0.02
         self.norm = nn.LayerNorm(width) if config.token_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.return_scale, self.reward_scale = stats.return_scale, stats.reward_scale

@@ -5,7 +5,9 @@ short warm-up, then a cosine to a tenth. Ten episodes of a model whose actions a
 on, without sticky actions. Which checkpoint the printed numbers are of is not told; the shared code evaluates after
 every pass.
 
-Departures: the warm-up of 10,240 tokens is rounded to whole updates. A tenth of the episodes is held out.
+Departures: the warm-up of 10,240 tokens is rounded to whole updates. `dc` has no further linear map behind its
+convolutions (the paper's Qbert and Seaquest). The papers draw trajectories from 50 buffers of a game; the reader takes
+one from its beginning. A tenth of the episodes is held out.
 `train.validation: 0` trains on all of them. Those of `scanrl.models.atari` hold too, and standardised pixels
 (`model.pixels`) learn where the papers' do not in short runs.
 """
@@ -40,6 +42,15 @@ WARMUP_TOKENS = 512 * 20
 PASSES = {"dt": 5}
 """Passes over the data; ten where it is not said."""
 CHECKPOINTS = 10
+GPT2 = {"dt_init": "gpt2_reset"}
+RELEASED: dict[str, dict[str, Any]] = {
+    "dm": GPT2,
+    "dmm-c": {**GPT2, "pattern": "(modal_conv mamba:none)*6"},
+    "dmm-l": {**GPT2, "pattern": "(modal_linear mamba:none)*6"},
+    "dmm-dc": GPT2,
+    "dmm-dl": GPT2,
+}
+"""What released code does beside, as in the presets of locomotion."""
 LONG: dict[str, dict[str, dict[str, Any]]] = {
     "pong": {"dt": {"model.context": 50}, "dm": {"model.context": 50}, "mambadm": {"model.context": 50}}
 }
@@ -55,7 +66,7 @@ def atari() -> Iterator[Preset]:
     for recipe in ATARI:
         for game in dict.fromkeys(game for _, game in published):
             name, numbers = game.capitalize(), tuple(published.get((recipe, game), ()))
-            data = f"DQN Replay Dataset, {name}: {STEPS:,} steps drawn from 50 buffers"
+            data = f"DQN Replay Dataset, {name}: {STEPS:,} steps (the papers draw them from 50 buffers)"
             yield Preset(
                 f"{recipe}/{game}", recipe, game, f"scanrl/{name}-v0", data, "", _settings(recipe, game), numbers
             )
@@ -63,22 +74,24 @@ def atari() -> Iterator[Preset]:
 
 def _settings(recipe: str, game: str) -> dict[str, Any]:
     """Of the model, of training, of evaluation."""
-    model = {f"model.{key}": value for key, value in ATARI[recipe].items()} | LONG.get(game, {}).get(recipe, {})
+    model = {f"model.{key}": value for key, value in (ATARI[recipe] | RELEASED.get(recipe, {})).items()}
+    model |= LONG.get(game, {}).get(recipe, {})
     train = {**ATARI_TRAINING[recipe]}
     batch = int(LARGE.get(game, {}).get(recipe) or train["batch_size"])
     updates = PASSES.get(recipe, 10) * STEPS // batch
+    every = -(-updates // CHECKPOINTS)
     tokens = 3 * int(model["model.context"]) * batch
     train |= {
         "batch_size": batch,
         "steps": updates,
         "schedule": "cosine",
         "warmup": -(-WARMUP_TOKENS // tokens) / updates,
-        "checkpoint_every": updates // CHECKPOINTS,
-        "validate_every": updates // CHECKPOINTS,
+        "checkpoint_every": every,
+        "validate_every": every,
         "keep": 0,
     }
     acting = {
-        "every": updates // CHECKPOINTS,
+        "every": every,
         "episodes": 10,
         "targets": [TARGETS[game.capitalize()]["code"]],
         "context": model["model.context"],

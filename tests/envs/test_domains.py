@@ -60,6 +60,25 @@ def test_only_the_diverse_maze_draws_start_and_goal():
             assert spread > 4 if drawn else 0 < spread <= 2  # a cell is 4 wide; the noise reaches 1 either way
 
 
+def test_the_origin_may_be_where_the_ant_starts_as_in_d4rl():
+    pytest.importorskip("gymnasium_robotics")
+    ids = ("antmaze-umaze-v4", "antmaze-umaze-v4@origin=start")
+    middle, start = (make_environment(env_id) for env_id in ids)
+    for seed in range(4):
+        one, other = middle.reset(seed=seed)[0], start.reset(seed=seed)[0]
+        np.testing.assert_allclose(other[:2], one[:2] + 4, rtol=1e-6)
+        np.testing.assert_array_equal(other[2:], one[2:])
+        assert np.abs(other[:2]).max() <= 1.3  # the noise of the start
+        goal = start.unwrapped._inner.goal + 4
+        assert np.abs(goal - [0, 8]).max() <= 1.3  # where D4RL has it
+    moved = start.step(np.zeros(8, np.float32))[0] - middle.step(np.zeros(8, np.float32))[0]
+    np.testing.assert_allclose(moved, [4, 4, *[0] * 27], atol=1e-5)
+    middle.close()
+    start.close()
+    with pytest.raises(DataError, match=r"^antmaze-umaze-v4: origin: expected maze or start, got 'goal'$"):
+        make_environment("antmaze-umaze-v4@origin=goal")
+
+
 def test_reaching_the_goal_ends_the_episode_and_counts_as_success():
     pytest.importorskip("gymnasium_robotics")
     env = make_environment("antmaze-umaze-v4")

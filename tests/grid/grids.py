@@ -50,6 +50,7 @@ def row(recipe="dm", task="hopper", seed=0, scores=((70.0,), (60.0,)), losses=(0
         "task": task,
         "budget": "20 updates",
         "seed": seed,
+        "asked": {"recipe": recipe, "settings": {}, "seed": seed},
         "status": "done",
         "fingerprint": "f" * 64,
         "env": "Hopper-v4",

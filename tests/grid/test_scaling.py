@@ -63,6 +63,12 @@ def test_what_differs_in_more_is_not_compared(other):
         scaling([sized(), other])
 
 
+def test_the_same_size_twice_is_one_line_that_names_both():
+    rows = [sized(), sized("said", **{"model.width": 128}), sized("narrow", **{"model.width": 64})]
+    with pytest.raises(DataError, match=r"expected each size once, got the same model and data as 'dm' and 'said'$"):
+        scaling(rows)
+
+
 def test_a_grid_without_held_out_data_has_scores_alone():
     rows = [sized("a", loss=None), sized("b", loss=None, **{"model.width": 64})]
     (found,) = scaling(rows)
