@@ -85,6 +85,36 @@ def test_settings_are_those_of_the_paper(name, expected):
     assert (model.context, model.width, config.train.learning_rate, list(config.eval.targets), found.env) == expected
 
 
+@pytest.mark.parametrize("name", [name for name in presets() if not name.endswith(GAMES)])
+def test_training_in_locomotion_and_mazes_is_that_of_the_shared_code(name):
+    found = presets()[name]
+    config = run_config(found.recipe, found.settings)
+    train, warmup = config.train, {"edt": 10_000, "reinformer": 5000}.get(found.recipe, 10_000)
+    assert (train.clip_norm, train.weight_decay, train.beta2, train.decayed) == (0.25, 1e-4, 0.999, "all")
+    assert train.warmup * train.steps == pytest.approx(warmup)
+    batch = {"edt": 128 if found.task.startswith("halfcheetah") else 256, "reinformer": 128}.get(found.recipe, 64)
+    assert train.batch_size == batch
+    assert config.eval.episodes == 100
+
+
+@pytest.mark.parametrize(
+    "name, pattern, start",
+    [
+        ("dmm-c/{}", "(modal_conv mamba:none)*{}", "gpt2_reset"),
+        ("dmm-l/{}", "(modal_linear mamba:none)*{}", "gpt2_reset"),
+        ("dmm-dc/{}", "(modal_conv mamba)*{}", "gpt2_reset"),
+        ("dmm-dl/{}", "(modal_linear mamba)*{}", "gpt2_reset"),
+        ("dm/{}", "(mamba mlp)*{}", "gpt2_reset"),
+        ("mambadm/{}", "(gloma mlp)*{}", "official"),  # of which no code was released
+    ],
+)
+@pytest.mark.parametrize("task, layers", [("hopper-medium", 3), ("breakout", 6)])
+def test_residuals_and_step_sizes_are_those_of_the_released_code(name, pattern, start, task, layers):
+    found = preset(name.format(task))
+    model = run_config(found.recipe, found.settings).model
+    assert (model.pattern, model.dt_init) == (pattern.format(layers), start)
+
+
 def test_presets_exist_for_recipes_that_do():
     assert {one.recipe for one in presets().values()} == (set(PAPERS) | set(ATARI)) & set(RECIPES)
     assert len(presets()) == 11 * len(set(PAPERS)) + len(GAMES) * len(ATARI)
@@ -106,8 +136,13 @@ def test_settings_in_atari_are_those_of_the_papers(name, expected):
     (target,) = config.eval.targets
     assert (config.model.context, config.train.batch_size, config.train.steps, target) == expected
     assert (config.eval.sample, config.eval.episodes, config.eval.context) == (True, 10, config.model.context)
-    assert config.train.warmup * config.train.steps < 6
-    assert (config.model.pixels, config.model.width, config.train.weight_decay) == ("unit", 128, 0.1)
+    tokens = 3 * config.model.context * config.train.batch_size
+    assert round(config.train.warmup * config.train.steps) == -(-512 * 20 // tokens)
+    assert (config.model.pixels, config.model.width, config.model.dropout) == ("unit", 128, 0.1)
+    assert config.model.heads == (8 if name.startswith("dt") else 1)
+    train = config.train
+    rates = (train.learning_rate, train.beta2, train.weight_decay, train.decayed, train.clip_norm, train.schedule)
+    assert rates == (6e-4, 0.95, 0.1, "matrices", 1.0, "cosine")
 
 
 def test_an_unknown_preset_names_the_nearest():

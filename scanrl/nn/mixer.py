@@ -143,7 +143,12 @@ def parse_pattern(pattern: str, known: tuple[str, ...]) -> list[Term]:
             raise DataError(f"model.pattern: expected names and (groups)*N, got {rest!r}")
         group, group_count, name, name_count = found.groups()
         words = group.split() if group is not None else [name]
-        for _ in range(int(group_count or name_count or 1)):
+        count = int(group_count or name_count or 1)
+        if not words or not count:
+            raise DataError(
+                f"model.pattern: expected groups with names in them, at least once, got {found[0].strip()!r}"
+            )
+        for _ in range(count):
             terms += [_term(word, f"{groups}.{position}", known) for position, word in enumerate(words)]
         rest, groups = rest[found.end() :], groups + 1
     if not terms:

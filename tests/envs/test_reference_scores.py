@@ -18,6 +18,29 @@ def test_versions_decide_whether_a_scale_applies():
         assert reference_score(unknown) is None
 
 
+@pytest.mark.parametrize(
+    "env_id, ends",
+    [
+        ("Hopper-v4", (-20.272305, 3234.3)),
+        ("HalfCheetah-v5", (-280.178953, 12135.0)),
+        ("Ant-v4", (-325.6, 3879.7)),
+        ("antmaze-umaze-v4", (0.0, 1.0)),
+        ("scanrl/Breakout-v0", (2.0, 30.0)),
+        ("scanrl/Qbert-v0", (164.0, 13455.0)),
+        ("scanrl/Pong-sticky-v0", (-21.0, 15.0)),
+        ("scanrl/Seaquest-v0", (68.0, 42055.0)),
+        ("scanrl/Asterix-v0", (210.0, 8503.3)),
+        ("scanrl/Frostbite-v0", (65.2, 4334.7)),
+        ("scanrl/Assault-v0", (222.4, 742.0)),
+        ("scanrl/Gopher-v0", (257.6, 2412.5)),
+    ],
+)
+def test_published_ends_are_those_in_circulation(env_id, ends):
+    reference = reference_score(env_id)
+    assert reference is not None
+    assert (reference.low, reference.high) == ends
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_scale_has_a_source_and_goes_up(name):
     reference = REFERENCES[name]

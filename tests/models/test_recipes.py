@@ -52,6 +52,16 @@ def test_the_frozen_mixer_of_the_released_code_is_not_counted() -> None:
     assert parameter_count("dmm26", *ANTMAZE, **ABLATIONS["dmm26"]["frozen-shared-mixer"]) == 180_104
 
 
+@pytest.mark.parametrize("name", ["edt", "edt-mamba", "reinformer", "reinformer-mamba"])
+def test_losses_of_predicted_returns_weigh_what_the_papers_say(name: str) -> None:
+    model = recipe(name).model
+    weights = (model.expectile, model.return_weight, model.bins_weight, model.state_weight, model.return_bins)
+    if name.startswith("edt"):
+        assert (weights, model.return_loss) == ((0.99, 0.5, 0.001, 1.0, 60), "scaled")
+    else:
+        assert (weights[:4], model.return_loss, model.head) == ((0.99, 1.0, 0.0, 0.0), "relative", "auto_entropy")
+
+
 def test_the_hybrid_convformer_has_attention_in_the_place_of_one_convolution() -> None:
     d, w = 128, 6
     assert parameter_count("dc-hybrid", *HOPPER) == parameter_count("dc", *HOPPER) + 4 * d * d + 4 * d - 3 * d * (w + 1)

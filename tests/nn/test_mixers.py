@@ -284,7 +284,9 @@ def test_patterns_unroll(pattern: str, expected: list[str]) -> None:
         ("mamba:nune", "expected residual pre, post or none, got 'nune'"),
         ("(mamba", "expected names and"),
         ("", "expected at least one mixer"),
-        ("()*3", "expected at least one mixer"),
+        ("()*3", r"expected groups with names in them, at least once, got '\(\)\*3'$"),
+        ("()*3 mlp", r"expected groups with names in them, at least once, got '\(\)\*3'$"),
+        ("(attention)*0 mlp", r"expected groups with names in them, at least once, got '\(attention\)\*0'$"),
     ],
 )
 def test_wrong_patterns_are_explained(pattern: str, message: str) -> None:

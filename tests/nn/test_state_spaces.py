@@ -52,6 +52,15 @@ def test_s4d_convolves_with_powers_of_the_dense_state_matrix(init: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_what_comes_out_of_s4d_is_half_of_a_map_gated_by_the_other_half() -> None:
+    mixer, x = s4d(), tokens(9)
+    y, _ = mixer._convolve(x, None)
+    y = y * 0.5 * (1 + torch.erf(y / math.sqrt(2)))
+    mapped = y @ mixer.out.weight.T + mixer.out.bias
+    expected = mapped[..., :4] / (1 + (-mapped[..., 4:]).exp())
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-10, atol=1e-10)
+
+
 def test_s4d_starts_with_the_modes_it_is_told() -> None:
     lin, real = s4d(), s4d(s4d_init="real")
     torch.testing.assert_close(lin.log_A_real.exp(), torch.full((4, 3), 0.5, dtype=torch.float64))
@@ -92,6 +101,33 @@ def test_mamba2_in_chunks_equals_its_recurrence(length: int, carried: bool) -> N
     torch.testing.assert_close(found, (torch.stack(outputs, 1), h), rtol=1e-10, atol=1e-10)
 
 
+def test_mamba2_is_the_recurrence_of_its_paper_token_by_token() -> None:
+    torch.manual_seed(0)
+    mixer, x = Mamba2(CONFIG).double(), tokens(9)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
+        projected = x @ mixer.in_proj.weight.T  # z (8), u (8), B (6), C (6), dt (4 heads of 2 channels)
+        expected = torch.empty_like(x)
+        for row in range(2):
+            h = torch.zeros(4, 2, 6, dtype=torch.float64)
+            for t in range(9):
+                z, dt = projected[row, t, :8], projected[row, t, 28:]
+                p = mixer.conv.bias[0].clone()
+                for back in range(min(4, t + 1)):
+                    p += mixer.conv.kernel[0, 3 - back] * projected[row, t - back, 8:28]
+                p = p / (1 + (-p).exp())
+                u, B, C = p[:8].reshape(4, 2), p[8:14], p[14:]
+                dt = (1 + (dt + mixer.dt_bias).exp()).log()
+                for head in range(4):
+                    decay = (-dt[head] * mixer.A_log[head].exp()).exp()
+                    h[head] = decay * h[head] + dt[head] * torch.outer(u[head], B)
+                y = (h @ C + mixer.D[:, None] * u).reshape(8) * (z / (1 + (-z).exp()))
+                y = y / (y.square().mean() + 1e-5).sqrt() * mixer.norm
+                expected[row, t] = mixer.out_proj.weight @ y
+        torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-10, atol=1e-10)
+
+
 def test_mamba2_with_the_fastest_decays_stays_finite_in_float32() -> None:
     """exp(-16 * 3 * 300) is nothing, and its inverse infinite: what quotients of running products would run into."""
     u, dt, B, C = torch.ones(1, 300, 1, 1), torch.full((1, 300, 1), 3.0), torch.ones(1, 300, 1), torch.ones(1, 300, 1)
@@ -117,10 +153,11 @@ def gloma(name: str = "gloma", **changes: object) -> GLoMa:
 
 @pytest.mark.parametrize(
     ("name", "starts"),
-    [("gloma", [0, 6, 12, 18]), ("gloma_shifted", [0, 4, 10, 16])],  # 6 tokens; shifted by one step of three
+    # windows of eight tokens, shifted by two steps of four
+    [("gloma", [0, 8, 16]), ("gloma_shifted", [0, 4, 12])],
 )
 def test_the_local_branch_of_gloma_sees_nothing_before_its_window(name: str, starts: list[int]) -> None:
-    mixer, x = gloma(name, gloma_branch="local"), tokens(20)
+    mixer, x = gloma(name, gloma_branch="local", gloma_steps=4), tokens(20)
     y, _ = mixer(x)
     for begin, end in zip(starts, [*starts[1:], 20], strict=True):
         torch.testing.assert_close(y[:, begin:end], mixer.mamba(x[:, begin:end])[0], rtol=1e-12, atol=1e-12)
