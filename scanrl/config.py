@@ -75,11 +75,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, read without any object construction.
 
     Raises:
-        DataError: the file is missing, is not YAML, uses tags, or is not a mapping.
+        DataError: the file is missing, is not YAML, uses tags, says a key twice, or is not a mapping.
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _OneEach(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise DataError(f"{path}: expected a readable YAML file, got: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates are a ValueError
@@ -89,6 +89,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
     return values
+
+
+class _OneEach(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _plain(value: Any) -> Any:

@@ -216,7 +216,7 @@ def evaluate(
         success: tells whether an episode succeeded, e.g. `lambda episode: episode.total_reward > 0`, which is taken
             without asking where the environment pays for a goal and nothing else.
         dataset: fingerprint of the training data, to be kept beside the scores.
-        progress: called with the number of finished episodes, over all targets.
+        progress: called after every step with the number of finished episodes, over all targets; see `rollout`.
         like: see `rollout`.
 
     Raises:

@@ -157,7 +157,7 @@ def play_tasks(
         episodes: how many of each task.
         seed: of the initial states.
         options: further options of the environment.
-        progress: called with the number of finished episodes.
+        progress: called after every step with the number of finished episodes; what it raises ends the play.
         like: see `scanrl.rollout.rollout`.
 
     Returns:
@@ -228,8 +228,8 @@ def _play(
             earned = row.reward
             row.start(following, seed)
             row.reward = earned
-            if progress is not None:
-                progress(sum(map(len, played)))
+        if progress is not None:
+            progress(sum(map(len, played)))
     return played
 
 
@@ -241,10 +241,12 @@ def score_tasks(
     episodes: int,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
     like: Spec | None = None,
 ) -> tuple[TaskScores, list[list[Trajectory]]]:
     """`play_tasks`, and the returns beside those of a random and of the optimal policy."""
-    played = play_tasks(actor, env, tasks, episodes=episodes, seed=seed, options=options, like=like)
+    common = {"episodes": episodes, "seed": seed, "options": options, "progress": progress, "like": like}
+    played = play_tasks(actor, env, tasks, **common)
     family, optimal, random = _family(env, options or {}), None, None
     numbers = np.asarray(tasks, np.int64)
     if family is not None:
@@ -261,10 +263,12 @@ def score_streams(
     episodes: int,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
     like: Spec | None = None,
 ) -> tuple[TaskScores, list[list[Trajectory]]]:
     """`play_streams`, and the returns beside those of the environment's scale."""
-    played = play_streams(actor, env, streams, episodes=episodes, seed=seed, options=options, like=like)
+    common = {"episodes": episodes, "seed": seed, "options": options, "progress": progress, "like": like}
+    played = play_streams(actor, env, streams, **common)
     return _scores(actor, env, None, played, seed, (None, None)), played
 
 

@@ -285,10 +285,10 @@ class Learner:
         return total / max(count, 1)
 
     def evaluate(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
-        """Metrics of the present policy in `env`; `progress` is called with the number of finished episodes."""
+        """Metrics of the present policy in `env`; `progress` is called after every step, see `rollout`."""
         settings = self.run.config.eval
         if self.settings.sequences in ("histories", "queries") and (base_id(env) in ENVS or self._tasks == 1):
-            return self._evaluate_in_context(env)
+            return self._evaluate_in_context(env, progress)
         policy = Policy(self.model, context=settings.context, sample=settings.sample, seed=settings.seed)
         scores = evaluate(
             policy,
@@ -303,12 +303,13 @@ class Learner:
         self.model.train()
         return scores.summary()
 
-    def _evaluate_in_context(self, env: str) -> dict[str, float]:
+    def _evaluate_in_context(self, env: str, progress: Callable[[int], None]) -> dict[str, float]:
         """Return against episode, `episodes` of them: on `num_envs` tasks that no history is of, or in as many streams
         where the environment is a single task."""
         settings = self.run.config.eval
         policy = Policy(self.model, context=settings.context, sample=True, seed=settings.seed, forget="task")
-        common = {"episodes": settings.episodes, "seed": settings.seed, "like": self.model.spec}
+        own = {"progress": progress, "like": self.model.spec}
+        common = {"episodes": settings.episodes, "seed": settings.seed, **own}
         if base_id(env) in ENVS:
             tasks = held_out_tasks(env, settings.num_envs, fewer=True)
             scores, _ = score_tasks(policy, env, tasks, **common)

@@ -98,7 +98,7 @@ def rollout(
         seed: not negative.
         num_envs: environments stepped side by side in this process (default 16, never more than `episodes`).
         max_steps: cut episodes after this many steps (marked as truncated), besides the environment's own limit.
-        progress: called with the number of finished episodes after each.
+        progress: called after every step, with the number of episodes finished so far; what it raises ends the rollout.
         like: what the actor was trained on: where that names entries of a dictionary observation, it is shown these.
 
     Returns:
@@ -141,9 +141,9 @@ def _play(
                 if row.episode is None or not row.step(action):
                     continue
                 finished[row.episode] = row.trajectory()
-                if progress is not None:
-                    progress(len(finished))
                 row.start(next(waiting, None), seed)
+            if progress is not None:
+                progress(len(finished))
     except RolloutError as error:
         error.finished = [finished[i] for i in sorted(finished)]
         raise

@@ -32,6 +32,7 @@ __all__ = [
     "new_run",
     "open_run",
     "point_at",
+    "write_config",
 ]
 
 OUTPUTS = Path("outputs/train")
@@ -86,12 +87,28 @@ def new_run(path: Path, config: RunConfig) -> Run:
     claim(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        scratch = path / "config.tmp"
-        scratch.write_text(to_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
+    run = write_config(path, config)
+    point_at(path)
+    return run
+
+
+def write_config(path: Path, config: RunConfig) -> Run:
+    """Write the configuration of a run into its folder, in the place of an earlier one if there is one.
+
+    Raises:
+        DataError: the folder cannot be written; an earlier configuration is still there.
+    """
+    scratch = path / "config.tmp"
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(to_yaml(config))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(scratch, path / "config.yaml")
     except OSError as error:
         raise DataError(f"{path}: expected a folder that can be written, got: {error.strerror}") from None
-    point_at(path)
     return Run(path, config)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ def score_run(
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
     save: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Scores]:
     """Scores of a run's latest policy, one per target.
 
@@ -52,6 +53,7 @@ def score_run(
         context: how the policy remembers; `None` is the run's `eval.context`.
         sample: draw actions instead of taking the likeliest.
         save: a folder for the episodes of all targets, as a store.
+        progress: called after every step with the number of finished episodes; what it raises ends the evaluation.
 
     Raises:
         DataError: no checkpoint, no environment or one that does not fit, or a number for a model without target.
@@ -72,6 +74,7 @@ def score_run(
         targets=_wanted(targets, checkpoint.stats, policy),
         num_envs=num_envs,
         dataset=checkpoint.about.get("fingerprint"),
+        progress=progress,
         like=checkpoint.spec,
     )
     if save is not None:

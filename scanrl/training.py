@@ -18,7 +18,7 @@ from scanrl.data import Dataset, load, write_store
 from scanrl.learner import Diverged, Learner
 from scanrl.loop import Interrupted, fit
 from scanrl.preflight import bounded, check_machine, warn_of_short_table
-from scanrl.run import Run, claim, free_path, is_finished, latest_checkpoint, locked, new_run, open_run
+from scanrl.run import Run, claim, free_path, is_finished, latest_checkpoint, locked, new_run, open_run, write_config
 from scanrl.seeds import check_seeds, is_seeds_folder, new_seed_runs, open_seed_runs, seed_path
 from scanrl.settings import RunConfig, check_acting, run_config
 from scanrl.stats import Stats
@@ -154,8 +154,12 @@ def _start(
     return runs
 
 
-def resume(path: str | Path, *, progress: bool = False) -> Run:
+def resume(path: str | Path, *, data: str | Path | None = None, progress: bool = False) -> Run:
     """Continue a run from its latest good checkpoint; a finished run is returned as it is, without its data.
+
+    Args:
+        path: the run folder.
+        data: where its data is now, if that has moved; the run remembers it.
 
     Raises:
         DataError: `path` is no run, its data is gone or changed, or another process is training it.
@@ -163,19 +167,29 @@ def resume(path: str | Path, *, progress: bool = False) -> Run:
     """
     if is_seeds_folder(path):
         raise DataError(f"{path}: expected a run folder, got one of several seeds: scanrl.resume_seeds continues them")
-    run = open_run(path)
+    run = _moved(open_run(path), data)
     _continue(run.path, [run], progress)
     return run
 
 
-def resume_seeds(path: str | Path, *, progress: bool = False) -> list[Run]:
+def resume_seeds(path: str | Path, *, data: str | Path | None = None, progress: bool = False) -> list[Run]:
     """Continue the runs that `train` with `seeds` began. One that is behind the others catches up first.
 
-    Raises: as `resume`; DataError also if the runs differ in more than their seed.
+    `data` as for `resume`. Raises: as `resume`; DataError also if the runs differ in more than their seed.
     """
-    runs = open_seed_runs(path)
+    runs = [_moved(run, data) for run in open_seed_runs(path)]
     _continue(Path(path), runs, progress)
     return runs
+
+
+def _moved(run: Run, data: str | Path | None) -> Run:
+    """The run with the new place of its data written down. If they are others, their fingerprint will tell."""
+    where = run.config.data if data is None else _absolute(str(data))
+    if where == run.config.data:
+        return run
+    with locked(run.path):
+        load(where)  # before the old place is forgotten
+        return write_config(run.path, replace(run.config, data=where))
 
 
 def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:

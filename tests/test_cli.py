@@ -51,7 +51,7 @@ OPTIONS = {
         *("--out", "--env", "--policy", "--episodes", "--histories", "--learner", "--tasks", "--steps", "--seed"),
         *("--history-episodes", "--replay", "--order", "--env-options", "--num-envs", "--overwrite"),
     ],
-    "resume": ["RUN"],
+    "resume": ["RUN", "--data"],
     "presets": ["--contains", "--json"],
     "bench run": ["SPEC", "--preset", "--data", "--seeds", "--updates", "--out", "--jobs", "--retry-failed"],
     "bench report": ["DIR", "--layout"],

@@ -7,10 +7,12 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
@@ -28,11 +30,11 @@ from scanrl.types import Context, DataError
 __all__ = ["Stopped", "attempt", "failed_row", "run_path", "tidy"]
 
 SCORES = "scores.jsonl"
-"""In the run folder: what each checkpoint scored, one line for each way to remember."""
+"""In the run folder: what each checkpoint scored, one line for each way to remember and target return."""
 
 
 class Stopped(RuntimeError):
-    """A signal asked to stop between two evaluations; what was scored is kept."""
+    """A signal asked to stop during an evaluation; what was scored before is kept."""
 
     def __init__(self, number: int) -> None:
         super().__init__("stopped; the same command continues")
@@ -50,7 +52,7 @@ def attempt(job: Job, folder: Path, *, progress: bool = False, stop: list[int] |
     Args:
         folder: the grid's; the run gets a folder of its own in it.
         progress: draw the training bar.
-        stop: signals that arrived, see `scanrl.signals.stop_signals`; looked at between two evaluations.
+        stop: signals that arrived, see `scanrl.signals.stop_signals`; looked at after every step of an evaluation.
 
     Returns:
         The row: plain values, with everything the numbers depend on.
@@ -76,7 +78,10 @@ def failed_row(job: Job, reason: str) -> dict[str, Any]:
 def _trained(job: Job, path: Path, resumed: bool, progress: bool) -> Run:
     if resumed:
         _wait_until_free(path)
-        return resume(path, progress=progress)
+        try:
+            return resume(path, data=job.task.data, progress=progress)
+        except DataError as error:
+            raise DataError(f"{error} (to make this run anew, delete {path})") from None
     shutil.rmtree(path, ignore_errors=True)  # killed before it had a configuration: nothing is lost
     return run_training(job.config(_steps(job)), job.task.data, out=path, progress=progress)
 
@@ -107,47 +112,73 @@ def _steps(job: Job) -> int:
 def _scored(job: Job, run: Run, stop: list[int]) -> list[dict[str, Any]]:
     """Held-out loss and scores of the checkpoints, in the order of their steps."""
     losses = {line["step"]: line["val/loss"] for line in run.metrics() if "val/loss" in line}
-    last, every = run.config.train.steps, run.config.train.checkpoint_every
-    steps = list(dict.fromkeys([*range(every, last + 1, every), last]))
-    done = Records(run.path / SCORES)
-    known = {(line["step"], line["context"]): line for line in done.read()}
+    players = [_Player(job, run, context, stop) for context in _contexts(job, run)]
     found = []
-    for step in steps:
-        lines = []
-        for context in _contexts(job, run):
-            if stop:
-                raise Stopped(stop[0])
-            if (step, context) not in known:
-                scores = _play(job, run, run.path / "checkpoints" / f"step-{step}", context)
-                known[step, context] = {"step": step, "context": context, "scores": scores}
-                done.append(known[step, context])
-            lines.append(known[step, context])
-        found.append({"step": step, "validation_loss": losses.get(step), "played": [_slim(line) for line in lines]})
+    for step in _steps_scored(job, run):
+        lines = [{"context": player.context, "scores": player.scores(step)} for player in players]
+        found.append({"step": step, "validation_loss": losses.get(step), "played": lines})
     return found
 
 
-def _play(job: Job, run: Run, path: Path, context: Context) -> list[dict[str, Any]]:
-    """Scores of one checkpoint, one for each target; one alone for a policy that takes no target."""
-    settings = run.config.eval
-    aims = Policy(load_checkpoint(path).model()).target_return is not None
-    targets: tuple[float | Literal["auto"], ...] = job.task.targets if aims and job.task.targets else ("auto",)
-    scores = score_run(
-        path,
-        job.task.env,
-        targets,
-        episodes=settings.episodes,
-        context=context,
-        sample=settings.sample,
-        seed=settings.seed,
-        num_envs=settings.num_envs,
-    )
-    return [one.to_json() for one in scores]
+def _steps_scored(job: Job, run: Run) -> list[int]:
+    """Of the checkpoints of a run those nearest to the places that divide it evenly; the last one is its end."""
+    last, every, count = run.config.train.steps, run.config.train.checkpoint_every, job.scoring.count
+    there = np.array(list(dict.fromkeys([*range(every, last + 1, every), last])))
+    wanted = [last * part / count for part in range(1, count + 1)]
+    return list(dict.fromkeys(int(there[np.abs(there - place).argmin()]) for place in wanted))
 
 
-def _slim(line: dict[str, Any]) -> dict[str, Any]:
+class _Player:
+    """Scores of the checkpoints of a run that remembers in one way; each is written down once it is played.
+
+    Args:
+        stop: signals that arrived, looked at after every step.
+    """
+
+    def __init__(self, job: Job, run: Run, context: Context, stop: list[int]) -> None:
+        self.job, self.run, self.stop = job, run, stop
+        self.context: Context = context
+        self.done = Records(run.path / SCORES, ("step", "context", "target", "score"))
+        lines = [line for line in self.done.read() if line["context"] == context]
+        self.known = {(line["step"], line["target"]): line["score"] for line in lines}
+
+    def scores(self, step: int) -> list[dict[str, Any]]:
+        """Of one checkpoint, one for each target; one alone for a policy that takes no target."""
+        path = self.run.path / "checkpoints" / f"step-{step}"
+        return [self._score(path, step, target) for target in self._targets(path)]
+
+    def _targets(self, path: Path) -> Sequence[float | Literal["auto"]]:
+        aims = Policy(load_checkpoint(path).model()).target_return is not None
+        return self.job.task.targets if aims and self.job.task.targets else ("auto",)
+
+    def _score(self, path: Path, step: int, target: float | Literal["auto"]) -> dict[str, Any]:
+        self._pause()
+        if (step, target) not in self.known:
+            settings = self.run.config.eval
+            (found,) = score_run(
+                path,
+                self.job.task.env,
+                (target,),
+                episodes=settings.episodes,
+                context=self.context,
+                sample=settings.sample,
+                seed=settings.seed,
+                num_envs=settings.num_envs,
+                progress=self._pause,
+            )
+            score = _slim(found.to_json())
+            self.done.append({"step": step, "context": self.context, "target": target, "score": score})
+            self.known[step, target] = score
+        return self.known[step, target]
+
+    def _pause(self, *_: object) -> None:
+        if self.stop:
+            raise Stopped(self.stop[0])
+
+
+def _slim(score: dict[str, Any]) -> dict[str, Any]:
     """What differs between the scores of a run; what they share stands in the row once."""
-    kept = ("target_return", "returns", "lengths", "successes", "summary")
-    return {"context": line["context"], "scores": [{name: one[name] for name in kept} for one in line["scores"]]}
+    return {name: score[name] for name in ("target_return", "returns", "lengths", "successes", "summary")}
 
 
 def _contexts(job: Job, run: Run) -> list[Context]:

@@ -14,11 +14,19 @@ from scanrl.grid.table import COLUMNS, Cell, Line
 
 __all__ = ["LAYOUTS", "failures", "show", "to_csv", "to_latex", "to_markdown"]
 
+LATEX = {sign: rf"\{sign}" for sign in "&%_#${}"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 PIPED = 160  # columns where there is no terminal whose width could be asked for
 
 
-def to_csv(lines: Sequence[Line]) -> str:
-    """One record per line, every statistic and everything the numbers depend on in a column of its own."""
+def to_csv(lines: Sequence[Line], failed: Sequence[str] = ()) -> str:
+    """One record per line, every statistic and everything the numbers depend on in a column of its own.
+
+    What `failed` is in no record: a recipe of which nothing is done has no statistics.
+    """
     about = list(dict.fromkeys(name for line in lines for name in line.about))
     statistics = ("mean", "low", "high", "iqm", "iqm_low", "iqm_high", "seeds")
     head = [*KEYS, "seeds", "unit", *(f"{column}_{name}" for column in COLUMNS for name in statistics), *about]
@@ -32,26 +40,27 @@ def to_csv(lines: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def to_markdown(lines: Sequence[Line]) -> str:
-    """A table for people, the note that explains it, and what the numbers depend on."""
+def to_markdown(lines: Sequence[Line], failed: Sequence[str] = ()) -> str:
+    """A table for people, the note that explains it, what the numbers depend on, and what failed."""
     rows = [
         [*line.keys, str(len(line.seeds)), line.unit, *(_cell(line.cells[c], "; ") for c in COLUMNS)] for line in lines
     ]
     head = [*KEYS, "seeds", "unit", *COLUMNS]
     text = [_row(head), _row(["---"] * len(head)), *(_row([_escaped(cell) for cell in row]) for row in rows)]
-    return "\n".join([*text, "", NOTE, "", *(f"* {line}" for line in provenance(lines))]) + "\n"
+    return "\n".join([*text, "", NOTE, "", *(f"* {_escaped(line)}" for line in [*provenance(lines), *failed])]) + "\n"
 
 
-def to_latex(lines: Sequence[Line]) -> str:
-    """A `tabular` in the style of `booktabs`: mean and interval of each column."""
+def to_latex(lines: Sequence[Line], failed: Sequence[str] = ()) -> str:
+    """A `tabular` in the style of `booktabs`: mean and interval of each column; what failed as remarks before it."""
     head = [*KEYS, "seeds", *COLUMNS]
     rows = [[*line.keys, str(len(line.seeds)), *(_short(line.cells[c]) for c in COLUMNS)] for line in lines]
     body = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
-    top = [rf"% {NOTE}", rf"\begin{{tabular}}{{llll{'r' * (len(head) - 4)}}}", r"\toprule", " & ".join(head) + r" \\"]
+    top = [rf"% {NOTE}", *(rf"% {line}" for line in failed)]
+    top += [rf"\begin{{tabular}}{{llll{'r' * (len(head) - 4)}}}", r"\toprule", " & ".join(head) + r" \\"]
     return "\n".join([*top, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-LAYOUTS: Mapping[str, Callable[[Sequence[Line]], str]] = {
+LAYOUTS: Mapping[str, Callable[[Sequence[Line], Sequence[str]], str]] = {
     "csv": to_csv,
     "markdown": to_markdown,
     "latex": to_latex,
@@ -65,14 +74,15 @@ def show(lines: Sequence[Line]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else PIPED)
     table = Table(box=SIMPLE_HEAD)
     for name in (*KEYS, "seeds", "unit", *COLUMNS):
         table.add_column(name, justify="right" if name in ("seeds", *COLUMNS) else "left")
     for line in lines:
-        cells = [_cell(line.cells[column], "\n") for column in COLUMNS]
-        table.add_row(*line.keys, str(len(line.seeds)), line.unit, *cells)
+        cells = [*line.keys, str(len(line.seeds)), line.unit, *(_cell(line.cells[c], "\n") for c in COLUMNS)]
+        table.add_row(*map(Text, cells))  # a name in brackets is no markup
     console.print(table)
     for text in (NOTE, *provenance(lines)):
         console.print(text, highlight=False, markup=False)
@@ -119,10 +129,9 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", r"\|")
+    """As Markdown shows it: no column of its own, no HTML."""
+    return cell.replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")
 
 
 def _latex(cell: str) -> str:
-    for sign in "&%_#$":
-        cell = cell.replace(sign, rf"\{sign}")
-    return cell
+    return "".join(LATEX.get(sign, sign) for sign in cell)

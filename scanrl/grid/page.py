@@ -21,11 +21,12 @@ UNITS = {
 }
 
 
-def to_html(lines: Sequence[Line]) -> str:
+def to_html(lines: Sequence[Line], failed: Sequence[str] = ()) -> str:
     """One table per task, its recipes in the order of the grid; bars share the scale of their table.
 
     Args:
         lines: as `lines_of` gives them.
+        failed: one line for each run that failed.
     """
     tasks: dict[str, list[Line]] = {}
     for line in lines:
@@ -33,7 +34,8 @@ def to_html(lines: Sequence[Line]) -> str:
     return render(
         "grid.html",
         title=_counted(len({line.keys[0] for line in lines}), "recipe") + ", " + _runs(lines),
-        headline=" ".join(_highest(task, members) for task, members in tasks.items()) or "No run is done yet.",
+        headline=_headline(tasks),
+        failed=failed,
         note=NOTE,
         others=OTHERS,
         tasks=[_task(name, members) for name, members in tasks.items()],
@@ -49,13 +51,33 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}" + ("s" if count != 1 else "")
 
 
-def _highest(task: str, lines: Sequence[Line]) -> str:
-    """Which recipe's last checkpoints score highest, and whether another one's interval reaches it."""
-    found = [(cell.mean, line.keys[0], cell) for line in lines if (cell := line.cells["last"]) is not None]
-    mean, recipe, _ = max(found, key=lambda one: one[0])
-    near = [name for _, name, cell in found if name != recipe and (cell.interval is None or cell.interval[1] >= mean)]
-    open_still = f", within reach of {_counted(len(near), 'other')}" if near else ""
-    return f"{task}: {recipe} is highest with {number(mean)}{open_still}."
+def _headline(tasks: Mapping[str, Sequence[Line]]) -> str:
+    if not tasks:
+        return "No run is done yet."
+    if len(tasks) == 1:
+        return " ".join(f"{task}: {_highest(lines)}" for task, lines in tasks.items())
+    recipes = {line.keys[0] for lines in tasks.values() for line in lines}
+    single = [task for task, lines in tasks.items() if any(line.about for line in lines)]
+    return f"{_counted(len(recipes), 'recipe')} on {_counted(len(single), 'task')}"
+
+
+def _highest(lines: Sequence[Line]) -> str:
+    """Of each budget the recipe with the highest mean of last checkpoints, and how many others it is not ahead of."""
+    said = []
+    budgets = dict.fromkeys(line.keys[2] for line in lines)
+    for budget in budgets:
+        found = [(c.mean, x.keys[0], c) for x in lines if x.keys[2] == budget and (c := x.cells["last"]) is not None]
+        mean, recipe, best = max(found, key=lambda one: one[0])
+        others = {name for _, name, _ in found} - {recipe}
+        near = {name for _, name, cell in found if name != recipe and _ends(cell)[-1] >= min(_ends(best))}
+        after = f" after {budget}" if len(budgets) > 1 else ""
+        text = f"{recipe} has the highest mean{after}, {number(mean)}"
+        if others and best.interval is None:
+            text += " (1 seed: what chance does is not known)"
+        elif others:
+            text += f"; intervals of {len(near)} of {_counted(len(others), 'other')} reach its own"
+        said.append(f"{text}.")
+    return " ".join(said)
 
 
 def _task(name: str, lines: Sequence[Line]) -> Mapping[str, Any]:
@@ -67,6 +89,7 @@ def _task(name: str, lines: Sequence[Line]) -> Mapping[str, Any]:
     said = [f"{KEYS[k]}: {lines[0].keys[k]}" for k in (2, 3) if k not in shown]
     return {
         "name": name,
+        "highest": _highest(lines),
         "unit": " ".join([UNITS[lines[0].unit], *(f"{text[:1].upper()}{text[1:]}." for text in said)]),
         "labels": [KEYS[k] for k in shown],
         "rows": [_row(line, shown, domain) for line in lines],

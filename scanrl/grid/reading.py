@@ -48,9 +48,11 @@ def read_grid(path: str | Path) -> Grid:
     """The grid in a YAML file.
 
     Raises:
-        DataError: the file is missing or not what the head of this module shows.
+        DataError: the file is missing, not what the head of this module shows, or names what does not exist.
     """
-    return within(str(path), grid_from, read_yaml(path))
+    grid = within(str(path), grid_from, read_yaml(path))
+    within(str(path), grid.jobs)
+    return grid
 
 
 def grid_from(values: Mapping[str, Any]) -> Grid:
@@ -133,6 +135,9 @@ def _recipes(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Names alone may stand in a list."""
     given = values.get("recipes")
     if isinstance(given, list) and given and all(isinstance(name, str) for name in given):
+        for name in given:
+            if given.count(name) > 1:
+                raise DataError(f"recipes: expected each name once, got {name!r} twice")
         return dict.fromkeys(given)
     return _mapping(values, "recipes")
 

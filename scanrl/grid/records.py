@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ class Records:
 
     Args:
         path: the file; it need not exist yet.
+        keys: what every line has.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, keys: Sequence[str] = ()) -> None:
+        self.path, self.keys = path, keys
 
     def read(self) -> list[dict[str, Any]]:
         """The lines, oldest first; a last one that was torn while it was written is left out.
 
         Raises:
-            CorruptFile: another line is no JSON object.
+            CorruptFile: another line is no JSON object, or lacks one of the keys.
         """
         content = self.path.read_bytes() if self.path.exists() else b""
         lines = content[: content.rfind(b"\n") + 1].splitlines()
@@ -38,6 +40,9 @@ class Records:
                 values = None
             if not isinstance(values, dict):
                 raise CorruptFile(f"{self.path}: line {number}: expected a JSON object, got something else")
+            for key in self.keys:
+                if key not in values:
+                    raise CorruptFile(f"{self.path}: line {number}: {key}: expected a value, got none")
             found.append(values)
         return found
 

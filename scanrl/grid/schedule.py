@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -52,7 +52,7 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     file = Path(folder) / ROWS
     if not file.is_file():
         raise DataError(f"{folder}: expected the folder of a grid (with {ROWS}), got none")
-    return list({row["id"]: row for row in Records(file).read()}.values())
+    return list(_latest(_records(file)).values())
 
 
 def run_grid(
@@ -80,7 +80,7 @@ def run_grid(
     """
     folder = Path(folder)
     jobs = grid.jobs()
-    rows = Records(folder / ROWS)
+    rows = _records(folder / ROWS)
     # A task that nothing can run on would fail in every one of its runs: it is refused before anything is written.
     for task in dict.fromkeys(job.task for job in _waiting(rows, jobs, retry_failed)):
         bounded(load(task.data), task.env)
@@ -94,26 +94,49 @@ def run_grid(
                 _side_by_side(waiting, folder, rows, board, processes, received)
             else:
                 _one_by_one(waiting, folder, rows, board, progress, received)
-        status = {row["id"]: row["status"] for row in rows.read()}
-    ends = [status.get(job.id) for job in jobs]
+        status = {label: row["status"] for label, row in _latest(rows).items()}
+    ends = [status.get(job.label) for job in jobs]
     return Outcome(ends.count("done"), ends.count("failed"))
+
+
+def _records(file: Path) -> Records:
+    return Records(file, ("recipe", "task", "budget", "seed", "status", "asked"))
+
+
+def _latest(rows: Records) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The latest row of each run, by recipe, task, budget and seed as the grid calls them."""
+    return {(row["recipe"], row["task"], row["budget"], row["seed"]): row for row in rows.read()}
 
 
 def _waiting(rows: Records, jobs: Sequence[Job], retry_failed: bool) -> list[Job]:
     """The jobs to run."""
-    latest = {row["id"]: row for row in rows.read()}
-    made = {(row["recipe"], row["task"], row["budget"]): row for row in latest.values()}
+    latest = _latest(rows)
+    done = {label[:3]: row for label, row in latest.items() if row["status"] == "done"}
+    waiting = []
     for job in jobs:
-        row = made.get(job.label[:3])  # of any seed: the runs of a line of the table differ in nothing else
-        other = None if row is None else differs({**job.asked, "seed": row["seed"]}, row["asked"])
-        if row is not None and other is not None:
-            raise DataError(
-                f"{rows.path}: {job}: {other}: expected {row['asked'].get(other)!r} as in its row, "
-                f"got {job.asked[other]!r} (another name or --out keeps both)"
-            )
-    state = {job.id: latest[job.id]["status"] if job.id in latest else None for job in jobs}
-    again = (None, "failed") if retry_failed else (None,)
-    return [job for job in jobs if state[job.id] in again]
+        row = done.get(job.label[:3])  # of any seed: the runs of a line of the table differ in nothing else
+        if row is not None:
+            _same(rows, job, {**row["asked"], "seed": job.seed})
+        row = latest.get(job.label)
+        # What failed as it was asked for then may be asked for otherwise now.
+        if row is None or (row["status"] == "failed" and (retry_failed or row["asked"] != job.asked)):
+            waiting.append(job)
+    return waiting
+
+
+def _same(rows: Records, job: Job, asked: Mapping[str, Any]) -> None:
+    other = differs(job.asked, asked)
+    if other is None:
+        return
+    before, now = asked.get(other), job.asked.get(other)
+    if other == "settings":
+        settings = asked["settings"]
+        other = differs(job.settings, settings) or other
+        before, now = settings.get(other, "its default"), job.settings.get(other, "its default")
+    raise DataError(
+        f"{rows.path}: {job}: {other}: expected {before!r} as in its row, got {now!r} "
+        "(another name or --out keeps both)"
+    )
 
 
 class _Board:

@@ -126,7 +126,7 @@ class Job:
 
     def config(self, steps: int) -> RunConfig:
         """The training run, of `steps` updates. It is scored by the grid, not by the run itself."""
-        every = -(-steps // self.scoring.count)
+        every = max(1, steps // self.scoring.count)
         fixed = {
             "data": self.task.data,
             "env": self.task.env,
@@ -162,9 +162,13 @@ class Grid:
         """Every run, seed by seed, so that an unfinished grid is about evenly filled.
 
         Raises:
-            DataError: an unknown recipe or setting; it names the recipe of the grid.
+            DataError: an unknown recipe or setting; it names the recipe of the grid; or a budget that is there twice.
         """
         found = list(self._jobs())
+        budgets = [str(budget) for budget in self.budgets]
+        for budget in budgets:
+            if budgets.count(budget) > 1:
+                raise DataError(f"budgets: expected each once, got {budget} twice")
         for job in found:
             within(f"recipes: {job.label[0]}", job.config, 1)
         return found

@@ -96,10 +96,17 @@ def bench_report(folders: Folders, layout: Literal["table", "csv", "markdown", "
     rows = [row for folder in folders for row in read_rows(folder)]
     if not folders:
         raise DataError("bench report: expected DIR, got none")
-    lines = lines_of(rows)
+    lines, failed = lines_of(rows), failures(rows)
+    if not rows:
+        raise DataError(f"{', '.join(map(str, folders))}: expected rows of runs, got none yet")
     if layout == "table":
-        show(lines)
-        print("\n".join(failures(rows)), end="\n" if failures(rows) else "")
-    else:
-        print(LAYOUTS[layout](lines), end="")
+        if lines:
+            show(lines)
+        for text in failed:
+            print(text)
+        return 0
+    print(LAYOUTS[layout](lines, failed), end="")
+    if layout == "csv":
+        for text in failed:
+            print(text, file=sys.stderr)
     return 0

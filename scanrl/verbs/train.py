@@ -70,17 +70,20 @@ def _preset(called: str | None, recipe: str | None) -> dict[str, Any]:
     return {"recipe": found.recipe, "data": found.data, "env": found.env, **found.settings}
 
 
-def resume(run: RunPath) -> int:
+def resume(run: RunPath, data: str | None = None) -> int:
     """Continue a run, or the runs of several seeds, from the latest checkpoint.
 
     Args:
         run: the run folder, or the folder of several seeds.
+        data: where its episodes are now, if they have moved.
     """
     from scanrl.seeds import is_seeds_folder
     from scanrl.training import resume as resume_run
     from scanrl.training import resume_seeds
 
-    return _tell_runs(resume_seeds(run, progress=True) if is_seeds_folder(run) else [resume_run(run, progress=True)])
+    if is_seeds_folder(run):
+        return _tell_runs(resume_seeds(run, data=data, progress=True))
+    return _tell_runs([resume_run(run, data=data, progress=True)])
 
 
 def _long(word: str) -> str:

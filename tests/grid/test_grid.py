@@ -11,15 +11,20 @@ from types import SimpleNamespace
 import pytest
 
 from scanrl.checkpoint import checkpoints_of
+from scanrl.data import write_store
 from scanrl.data.windows import WindowSampler
 from scanrl.grid import attempt as attempts
 from scanrl.grid.attempt import Stopped, run_path
+from scanrl.grid.reading import grid_from
 from scanrl.grid.records import Records
 from scanrl.grid.schedule import ROWS, _Board, _from_child, read_rows, run_grid
+from scanrl.grid.table import lines_of
+from scanrl.policy import Policy
 from scanrl.run import locked, open_run
 from scanrl.types import DataError
-from tests.grid.grids import grid, lasting
-from tests.runs import ended, fork, outcome
+from tests.conftest import make_dataset
+from tests.grid.grids import grid, grid_values, lasting
+from tests.runs import CARTPOLE, ended, fork, outcome
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
@@ -83,8 +88,12 @@ def test_a_grid_may_grow(uninterrupted, tmp_path, monkeypatch):
 def test_rows_made_with_other_settings_are_refused(uninterrupted):
     other = grid(uninterrupted.parent, recipes={"tiny": {"recipe": "dmm-dc", "model.width": 16}})
     with pytest.raises(
-        DataError, match=r"rows.jsonl: tiny, pole, 12 updates, seed 0: settings: expected .* as in its row"
+        DataError, match=r"rows.jsonl: tiny, pole, 12 updates, seed 0: model.width: expected 8 as in its row, got 16 \("
     ):
+        run_grid(other, uninterrupted, tell=quiet)
+    # Another seed of the same name would be averaged with it.
+    other = grid(uninterrupted.parent, recipes={"tiny": {"recipe": "dmm-dc", "model.width": 16}}, seeds="1-2")
+    with pytest.raises(DataError, match=r"seed 1: model.width: expected 8 as in its row, got 16 \("):
         run_grid(other, uninterrupted, tell=quiet)
 
 
@@ -173,7 +182,7 @@ def test_what_was_scored_before_a_kill_is_not_played_again(tmp_path, monkeypatch
     original, played = attempts.score_run, []
     monkeypatch.setattr(attempts, "score_run", lambda *a, **more: played.append(1) or original(*a, **more))
     run_grid(spec, tmp_path / "grid", tell=quiet)
-    assert len(played) == 4 - 3
+    assert len(played) == 2 * 2 * 2 - 3  # checkpoints, ways to remember, targets
 
 
 def test_a_run_that_an_orphan_still_holds_is_waited_for(tmp_path):
@@ -227,6 +236,61 @@ def test_a_signal_stops_the_grid_and_the_same_call_continues(tmp_path, uninterru
     assert not (tmp_path / "grid" / ROWS).exists()
     run_grid(spec, tmp_path / "grid", tell=quiet)
     assert lasting(read_rows(tmp_path / "grid")) == lasting(read_rows(uninterrupted))
+
+
+def test_a_signal_in_an_evaluation_stops_it_at_once(tmp_path, uninterrupted, monkeypatch):
+    spec, steps = grid(tmp_path), []
+    with monkeypatch.context() as patch:
+        original = Policy.act
+
+        def act(self, *observed):
+            steps.append(1)
+            if len(steps) == 20:
+                signal.raise_signal(signal.SIGTERM)
+            return original(self, *observed)
+
+        patch.setattr(Policy, "act", act)
+        with pytest.raises(Stopped):
+            run_grid(spec, tmp_path / "grid", tell=quiet)
+    assert len(steps) == 20
+    run_grid(spec, tmp_path / "grid", tell=quiet)
+    assert lasting(read_rows(tmp_path / "grid")) == lasting(read_rows(uninterrupted))
+
+
+def test_a_run_that_was_cut_takes_its_data_from_where_they_are_now(tmp_path, uninterrupted):
+    spec = grid(tmp_path)
+
+    def run():
+        kill_at(9, WindowSampler, "sample")
+        run_grid(spec, tmp_path / "grid", tell=quiet)
+
+    assert ended(fork(run)) == -signal.SIGKILL
+    (tmp_path / "later").mkdir()
+    (tmp_path / "cartpole").rename(tmp_path / "later" / "cartpole")
+    task = {"data": f"store:{tmp_path / 'later' / 'cartpole'}", "env": "CartPole-v1", "targets": [20.0, 40.0]}
+    run_grid(grid(tmp_path, tasks={"pole": task}), tmp_path / "grid", tell=quiet)
+    assert lasting(read_rows(tmp_path / "grid")) == lasting(read_rows(uninterrupted))
+
+
+def test_two_names_are_two_runs_whatever_they_ask_for(tmp_path):
+    again = make_dataset(CARTPOLE, seed=5)
+    write_store(again, tmp_path / "other" / "cartpole")
+    values = grid_values(tmp_path, recipes={"bc": {}, "copy": {"recipe": "bc"}}, evaluate={})
+    values["tasks"]["second"] = {**values["tasks"]["pole"], "data": f"store:{tmp_path / 'other' / 'cartpole'}"}
+    run_grid(grid_from(values), tmp_path / "grid", tell=quiet)
+    rows = read_rows(tmp_path / "grid")
+    labels = [(row["recipe"], row["task"]) for row in rows]
+    assert labels == [("bc", "pole"), ("copy", "pole"), ("bc", "second"), ("copy", "second")]
+    assert len({row["fingerprint"] for row in rows}) == 2
+    assert [line.keys[:2] for line in lines_of(rows) if line.about] == labels
+
+
+def test_what_failed_may_be_asked_for_otherwise(tmp_path):
+    wild = grid(tmp_path, evaluate={}, recipes={"bc": {"train.learning_rate": 1e30}})
+    assert run_grid(wild, tmp_path / "grid", tell=quiet) == (0, 1)
+    tame = grid(tmp_path, evaluate={}, recipes={"bc": {"train.learning_rate": 1e-3}})
+    assert run_grid(tame, tmp_path / "grid", tell=quiet) == (1, 0)
+    assert [row["status"] for row in read_rows(tmp_path / "grid")] == ["done"]
 
 
 def test_a_recipe_is_scored_the_way_it_acts_unless_told(tmp_path):

@@ -33,6 +33,12 @@ def test_damage_in_the_middle_is_reported_with_its_line(tmp_path, line):
         Records(tmp_path / "rows.jsonl").read()
 
 
+def test_a_line_that_lacks_a_key_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1, "b": 2}\n{"a": 1}\n')
+    with pytest.raises(CorruptFile, match=r"rows.jsonl: line 2: b: expected a value, got none"):
+        Records(tmp_path / "rows.jsonl", ("a", "b")).read()
+
+
 def test_a_line_is_on_the_disk_when_it_was_added(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append((tmp_path / "rows.jsonl").read_text()))

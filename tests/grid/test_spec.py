@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
+from scanrl.grid.attempt import _steps_scored
 from scanrl.grid.reading import changed, count_or_seeds, grid_from, preset_grid, read_grid
 from scanrl.grid.spec import Budget
 from scanrl.types import DataError
@@ -33,10 +36,38 @@ def test_a_variant_of_a_recipe_is_named_behind_it(tmp_path):
 
 def test_checkpoints_are_spread_over_the_run_and_the_last_one_is_the_end(tmp_path):
     job = grid(tmp_path, evaluate={"checkpoints": 10}).jobs()[0]
-    for steps, expected in ((100, 10), (1003, 101), (3, 1)):
+    for steps, expected in ((100, 10), (1003, 100), (3, 1)):
         train = job.config(steps).train
         assert (train.checkpoint_every, train.validate_every, train.keep, train.steps) == (expected, expected, 0, steps)
     assert job.config(100).eval.every == -1  # the grid scores checkpoints itself
+
+
+@pytest.mark.parametrize("steps, count", [(11, 10), (1003, 10), (100, 10), (199, 7), (3, 10), (500, 3), (50, 1)])
+def test_as_many_checkpoints_are_scored_as_were_asked_for(tmp_path, steps, count):
+    job = grid(tmp_path, evaluate={"checkpoints": count}).jobs()[0]
+    found = _steps_scored(job, SimpleNamespace(config=job.config(steps)))
+    assert len(found) == min(count, steps)
+    assert found[-1] == steps
+    even = [steps * part / len(found) for part in range(1, len(found) + 1)]
+    assert max(abs(a - b) for a, b in zip(found, even, strict=True)) <= steps / len(found) / 2
+
+
+def test_nothing_may_be_said_twice(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("recipes:\n  bc: {model.width: 8}\n  bc: {model.width: 16}\n")
+    with pytest.raises(DataError, match=r"grid.yaml: expected plain YAML, got: the key 'bc' twice in .* line 2"):
+        read_grid(path)
+    with pytest.raises(DataError, match=r"^recipes: expected each name once, got 'bc' twice$"):
+        grid(tmp_path, recipes=["bc", "bc"])
+    with pytest.raises(DataError, match=r"^budgets: expected each once, got 3 updates twice$"):
+        grid(tmp_path, budgets=[{"updates": 3}, {"updates": 3}]).jobs()
+
+
+def test_an_error_names_the_file(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid_values(tmp_path, recipes={"bd": {}})))
+    with pytest.raises(DataError, match=r"grid.yaml: recipes: bd: recipe: expected one of"):
+        read_grid(path)
 
 
 def test_a_run_is_the_same_wherever_its_data_lie(tmp_path):

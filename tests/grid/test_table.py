@@ -120,6 +120,35 @@ def test_text_for_latex_and_markdown_is_escaped():
     lines = lines_of([row(recipe="a_b|c%")])
     assert r"a\_b|c\%" in LAYOUTS["latex"](lines)
     assert r"| a_b\|c% |" in LAYOUTS["markdown"](lines)
+    lines = lines_of([row(recipe="<b>{c}~^\\")])
+    assert r"<b>\{c\}\textasciitilde{}\textasciicircum{}\textbackslash{} &" in LAYOUTS["latex"](lines)
+    assert r"| &lt;b>{c}~^\ |" in LAYOUTS["markdown"](lines)
+
+
+def test_a_name_in_brackets_is_no_markup(capsys):
+    show(lines_of([row(recipe="[/b] x"), row(recipe="bc [old]"), row(recipe="bc [red]")]))
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("[/b] x", "bc [old]", "bc [red]"))
+
+
+@pytest.mark.parametrize("layout", ["markdown", "latex", "html"])
+def test_a_document_says_what_failed(layout):
+    assert "failed: dt, hopper, seed 3: why" in LAYOUTS[layout](lines_of([row()]), ["failed: dt, hopper, seed 3: why"])
+
+
+def test_runs_that_were_asked_for_otherwise_are_not_averaged():
+    other = {"recipe": "dm", "settings": {"model.width": 8}, "seed": 1}
+    message = (
+        r"dm, hopper, 20 updates, recurrent: settings: expected the same in all runs, got \{\} and \{'model.width': 8\}"
+    )
+    with pytest.raises(DataError, match=message):
+        lines_of([row(), row(seed=1, asked=other)])
+
+
+def test_of_one_budget_each_has_its_highest():
+    rows = [row(budget=budget, scores=((0.0,), (score,))) for budget, score in (("1 CPU s", 7.0), ("2 CPU s", 9.0))]
+    page = LAYOUTS["html"](lines_of([*rows, row("dt", budget="2 CPU s", scores=((0.0,), (3.0,)))]))
+    assert "hopper: dm has the highest mean after 1 CPU s, 7. dm has the highest mean after 2 CPU s, 9 (1 seed" in page
 
 
 def test_the_page_says_which_recipe_is_highest_and_what_comes_near():
@@ -127,7 +156,7 @@ def test_the_page_says_which_recipe_is_highest_and_what_comes_near():
     rows += [row(recipe="dt", seed=seed, scores=((0.0,), (score,))) for seed, score in enumerate((54.0, 55.0, 56.0))]
     rows += [row(recipe="<bc>", seed=seed, scores=((0.0,), (score,))) for seed, score in enumerate((1, 2, 3))]
     page = LAYOUTS["html"](lines_of(rows))
-    assert "hopper: dt is highest with 55, within reach of 1 other." in page
+    assert "hopper: dt has the highest mean, 55; intervals of 1 of 2 others reach its own." in page
     assert "&lt;bc&gt;" in page
     assert "<bc>" not in page
     assert page.count("<svg") == 3
