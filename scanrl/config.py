@@ -147,7 +147,16 @@ def _union(args: tuple[Any, ...], value: Any, where: str, base: Any) -> Any:
             return _checked(kind, value, where, base)
         except DataError:
             continue
-    return _checked(kinds[-1], value, where, base)
+    if typing.get_origin(kinds[-1]) is not Literal:
+        return _checked(kinds[-1], value, where, base)
+    names = typing.get_args(kinds[-1])
+    if isinstance(value, str) and value in names:
+        return value
+    # Of several kinds all are named, not the last alone.
+    numbers = {int: "a whole number", float: "a number"}
+    wanted = ", ".join([*map(str, names), *(numbers.get(kind, str(kind)) for kind in kinds[:-1])])
+    hint = _hint(str(value), {str(name): name for name in names})
+    raise DataError(f"{where}: expected one of {wanted}, got {_short(value)}{hint}")
 
 
 def _scalar(kind: type, value: Any, where: str) -> Any:

@@ -75,7 +75,8 @@ class Policy:
             raise DataError(f"context: expected 'recurrent' for a model with {kind}, got {context!r}")
         if context != "recurrent" and not elastic and (not isinstance(context, int) or context < 1):
             others = "'recurrent', 'elastic' or a number" if predicts else "'recurrent' or a number of steps"
-            raise DataError(f"context: expected {others}, got {context!r}")
+            why = " (this model predicts no return)" if context == "elastic" else ""
+            raise DataError(f"context: expected {others}, got {context!r}{why}")
         if impl not in (None, *get_args(StepImpl)):
             raise DataError(f"impl: expected one of {', '.join(get_args(StepImpl))}, got {impl!r}")
         if forget not in get_args(Forget):

@@ -27,6 +27,7 @@ from scanrl.types import DataError
 __all__ = [
     "Diverged",
     "Interrupted",
+    "check_run",
     "data_source",
     "resume",
     "resume_seeds",
@@ -183,13 +184,8 @@ def resume_seeds(path: str | Path, *, data: str | Path | None = None, progress: 
 
 
 def _moved(run: Run, data: str | Path | None) -> Run:
-    """The run with the new place of its data written down. If they are others, their fingerprint will tell."""
-    where = run.config.data if data is None else _absolute(str(data))
-    if where == run.config.data:
-        return run
-    with locked(run.path):
-        load(where)  # before the old place is forgotten
-        return write_config(run.path, replace(run.config, data=where))
+    """The run with another place of its data."""
+    return run if data is None else Run(run.path, replace(run.config, data=_absolute(str(data))))
 
 
 def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:
@@ -205,6 +201,9 @@ def _continue(path: Path, runs: Sequence[Run], progress: bool) -> None:
         for learner, (_, checkpoint) in zip(learners, unfinished, strict=True):
             if checkpoint is not None:
                 learner.restore(checkpoint)
+        for run, _ in unfinished:  # their data are the right ones
+            if run.config.data != open_run(run.path).config.data:
+                write_config(run.path, run.config)
         fit(path, learners, progress)
 
 
@@ -227,6 +226,15 @@ def _all_locked(runs: Sequence[Run]) -> Iterator[None]:
         for run in runs:
             stack.enter_context(locked(run.path))
         yield
+
+
+def check_run(config: RunConfig, dataset: Dataset) -> None:
+    """Builds what such a run would begin with, and nothing on disk.
+
+    Raises:
+        DataError: the data lacks what the recipe learns from, or the model cannot be built.
+    """
+    _learners([Run(Path(), config)], dataset)
 
 
 def time_update(

@@ -100,6 +100,19 @@ def test_scans_are_found_wherever_they_stand():
     assert (local.written > 0).all()
 
 
+def test_a_branch_that_is_reset_remembers_its_window_at_most():
+    model, batch = build(pattern="gloma", gloma_steps=2), windows()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Mamba):
+                module.dt_proj.weight.zero_()
+                module.dt_proj.bias.fill_(-6.0)
+    whole, local = spectra(model, batch)
+    assert whole.memory.max() > 100
+    assert (local.memory == 2).all()
+    assert (local.step_sizes == whole.step_sizes).all()
+
+
 def test_a_scan_that_is_called_in_pieces_is_averaged_over_all_of_them():
     model, batch = build(pattern="gloma", gloma_steps=4), windows()  # a window of four steps and one of two
     _, reads = scans(model, batch)["mixer 1 local"]
@@ -135,7 +148,7 @@ def test_windows_longer_than_every_episode_are_as_long_as_the_longest():
 
 
 def test_a_model_without_a_scan_is_refused():
-    with pytest.raises(DataError, match=r"^model.pattern: expected a model with a mamba, got 'attention mlp'$"):
+    with pytest.raises(DataError, match=r"^model.pattern: expected a model with a mamba .*, got 'attention mlp'$"):
         spectra(build(pattern="attention mlp"), windows())
 
 
@@ -175,6 +188,23 @@ def test_merged_tokens_are_one_line(tmp_path, no_flushing, elsewhere, capsys):
     assert main(["analyse", "activations", str(run), "--steps", "2", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert np.shape(found["left"]) == (2, 1)
+
+
+def test_scans_without_a_map_are_named(tmp_path, no_flushing, elsewhere, capsys):
+    overrides = {**TINY, "model.pattern": "gloma", "model.gloma_steps": 2}
+    run = fit(tmp_path / "run", steps=2, overrides=overrides).path
+    assert main(["analyse", "activations", str(run), "--steps", "3"]) == 0
+    assert "left out, since they do not read every step once: mixer 1 local\n" in capsys.readouterr().out
+    assert main(["analyse", "activations", str(run), "--steps", "4"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_nothing_is_drawn_into_the_folder_of_a_checkpoint(run, capsys):
+    checkpoint = next((run / "checkpoints").iterdir())
+    before = sorted(checkpoint.rglob("*"))
+    assert main(["analyse", "eigenvalues", str(checkpoint), "--data", str(run / "data")]) == 0
+    assert "drawn: eigenvalues.svg" in capsys.readouterr().out
+    assert sorted(checkpoint.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

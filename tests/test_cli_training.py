@@ -128,7 +128,11 @@ def test_an_environment_that_does_not_fit_the_checkpoint_is_refused(trained, fai
     assert "target_return: expected a finite number" in failing(
         "eval", str(trained), "--env=CartPole-v1", "--target-return=nan"
     )
-    assert "context: expected" in failing("eval", str(trained), "--env=CartPole-v1", "--context=0")
+    wanted = "eval: --context: expected own, recurrent, elastic or a number of steps, got"
+    for word in ("0", "x", "-3", "1.5"):
+        assert f"{wanted} '{word}'" in failing("eval", str(trained), "--env=CartPole-v1", f"--context={word}")
+    said = failing("eval", str(trained), "--env=CartPole-v1", "--context=elastic")
+    assert "expected 'recurrent' or a number of steps, got 'elastic' (this model predicts no return)" in said
 
 
 @pytest.mark.filterwarnings("default")

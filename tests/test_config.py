@@ -79,7 +79,7 @@ def test_what_is_not_given_comes_from_the_base():
         ({"inner": {"kind": ["a"]}}, r"^inner.kind: expected one of a, bb, got \['a'\]$"),
         ({"inner": {"goals": 3}}, r"^inner.goals: expected a list, got 3$"),
         ({"inner": {"goals": [1, "x"]}}, r"^inner.goals\[1\]: expected float, got 'x'$"),
-        ({"inner": {"memory": "some"}}, r"^inner.memory: expected one of all, got 'some'$"),
+        ({"inner": {"memory": "some"}}, r"^inner.memory: expected one of all, a whole number, got 'some'$"),
         ({"inner": {"on": 1}}, r"^inner.on: expected bool, got 1$"),
     ],
 )

@@ -178,6 +178,20 @@ def test_changed_data_is_refused(tmp_path, monkeypatch):
     assert outcome(run) == before
 
 
+def test_a_run_is_told_where_its_data_are_now(tmp_path, monkeypatch, reference):
+    for name, seed in (("data", 0), ("later", 0), ("others", 1)):
+        write_store(make_dataset(seed=seed), tmp_path / name)
+    run = stopped(tmp_path / "run", monkeypatch, data=tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    before = (run / "config.yaml").read_bytes()
+    with pytest.raises(DataError, match=rf"{tmp_path}/others: fingerprint: expected"):
+        resume(run, data=tmp_path / "others")
+    assert (run / "config.yaml").read_bytes() == before
+    resume(run, data=tmp_path / "later")
+    assert open_run(run).config.data.endswith("/later")
+    assert outcome(run)[1:3] == outcome(reference)[1:3]
+
+
 @pytest.mark.parametrize("change", [("width: 8", "width: 16"), ("batch_size: 4", "batch_size: 8")])
 def test_changed_settings_that_cannot_be_resumed_are_refused(tmp_path, monkeypatch, change):
     run = stopped(tmp_path / "run", monkeypatch)

@@ -64,7 +64,7 @@ def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
         left.view(len(batch.mask), -1, left.shape[1])[:, :-1] = 0
         found.append(Activation(name, *(x.reshape(lead).cpu().numpy() for x in (kept, written, left))))
     if not found:
-        raise DataError(f"model.pattern: expected a scan over whole windows, got {model.config.pattern!r}")
+        raise DataError("model: expected a scan that reads every step of the window once, got none")
     return found
 
 

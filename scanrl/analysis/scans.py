@@ -30,7 +30,9 @@ def scans(model: DecisionModel, batch: Batch) -> dict[str, tuple[Mamba, list[Sel
     """
     found = {_name(path): module for path, module in model.named_modules() if isinstance(module, Mamba)}
     if not found:
-        raise DataError(f"model.pattern: expected a model with a mamba, got {model.config.pattern!r}")
+        raise DataError(
+            f"model.pattern: expected a model with a mamba (no other scan is read), got {model.config.pattern!r}"
+        )
     inputs: dict[nn.Module, list[Tensor]] = {module: [] for module in found.values()}
     training = model.training
     with torch.no_grad(), ExitStack() as hooks:

@@ -21,7 +21,8 @@ class Spectrum(NamedTuple):
         name: where it stands, e.g. `mixer 2`.
         eigenvalues: of A, `(E, N)`: real and negative, per unit of step size. A is diagonal: they are its entries.
         step_sizes: dt of every channel, `(E,)`, averaged over the data.
-        memory: environment steps in which a state falls to 1/e, `(E, N)`.
+        memory: environment steps in which a state falls to 1/e, `(E, N)`; at most the window of a scan whose state is
+            reset within the batch's (a local branch).
     """
 
     name: str
@@ -34,8 +35,7 @@ def spectra(model: DecisionModel, batch: Batch) -> list[Spectrum]:
     r"""The spectrum of every scan of a model, in the order in which they stand.
 
     A state of channel `e` decays by `exp(dt a)` a token, so that it remembers `1 / (dt |a|)` tokens, and
-    `memory = 1 / (M mean(dt) |a|)` steps of `M` tokens. A scan whose state is reset within the window (a local branch)
-    remembers no further than that.
+    `memory = 1 / (M mean(dt) |a|)` steps of `M` tokens.
 
     Args:
         model: any with a Mamba inside.
@@ -51,5 +51,8 @@ def spectra(model: DecisionModel, batch: Batch) -> list[Spectrum]:
         eigenvalues = -mixer.A_log.detach().double().exp().cpu().numpy()
         step_sizes = torch.cat([read.dt.flatten(0, 1) for read in reads]).double().mean(0).cpu().numpy()
         memory = 1 / (model.config.period * step_sizes[:, None] * -eigenvalues)
+        longest = max(read.dt.shape[1] for read in reads) / model.config.period
+        if longest < batch.mask.shape[1]:
+            memory = np.minimum(memory, longest)
         found.append(Spectrum(name, eigenvalues, step_sizes, memory))
     return found

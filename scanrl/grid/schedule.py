@@ -20,11 +20,11 @@ from scanrl.data import load
 from scanrl.failures import describe_failure
 from scanrl.grid.attempt import Stopped, attempt, failed_row, run_path, tidy
 from scanrl.grid.records import Records
-from scanrl.grid.spec import Grid, Job, differs
+from scanrl.grid.spec import Grid, Job, Task, differs, within
 from scanrl.preflight import bounded
 from scanrl.run import locked
 from scanrl.signals import stop_signals
-from scanrl.training import Interrupted
+from scanrl.training import Interrupted, check_run
 from scanrl.types import DataError
 
 __all__ = ["ROWS", "Outcome", "read_rows", "run_grid"]
@@ -81,9 +81,7 @@ def run_grid(
     folder = Path(folder)
     jobs = grid.jobs()
     rows = _records(folder / ROWS)
-    # A task that nothing can run on would fail in every one of its runs: it is refused before anything is written.
-    for task in dict.fromkeys(job.task for job in _waiting(rows, jobs, retry_failed)):
-        bounded(load(task.data), task.env)
+    _check(_waiting(rows, jobs, retry_failed))
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         waiting = _waiting(rows, jobs, retry_failed)
@@ -97,6 +95,17 @@ def run_grid(
         status = {label: row["status"] for label, row in _latest(rows).items()}
     ends = [status.get(job.label) for job in jobs]
     return Outcome(ends.count("done"), ends.count("failed"))
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """What would fail in every one of its runs is refused before anything is written."""
+    tasks: dict[Task, dict[str, Job]] = {}
+    for job in jobs:
+        tasks.setdefault(job.task, {})[job.label[0]] = job
+    for task, recipes in tasks.items():
+        dataset = bounded(load(task.data), task.env)
+        for name, job in recipes.items():
+            within(f"recipes: {name}", check_run, job.config(1), dataset)
 
 
 def _records(file: Path) -> Records:

@@ -28,7 +28,7 @@ def analyse_eigenvalues(
         run: a run folder (its latest checkpoint) or a checkpoint folder.
         data: the episodes that step sizes are averaged over; by default those the run was trained on.
         windows: windows of them.
-        out: where to draw the histograms, an SVG file; by default eigenvalues.svg in the folder.
+        out: where to draw the histograms, an SVG file; by default eigenvalues.svg in the run folder, or here.
         json: print one JSON object with all values instead of a table.
     """
     check("analyse eigenvalues", 1, windows=windows)
@@ -36,7 +36,7 @@ def analyse_eigenvalues(
     from scanrl.analysis import draw_spectra, full_windows, spectra
 
     found = spectra(model, full_windows(dataset, model.config.context, windows))
-    file = out or run / "eigenvalues.svg"
+    file = out or _beside(run, "eigenvalues.svg")
     file.write_text(draw_spectra(found, model.config.context), encoding="utf-8")
     if json:
         return print_json([{k: v if isinstance(v, str) else v.tolist() for k, v in s._asdict().items()} for s in found])
@@ -70,16 +70,18 @@ def analyse_activations(
         episode: its number, from 0.
         start: its first step that is read, from an empty state.
         steps: how many are read; by default as many as the windows of the training had.
-        out: where to draw the maps, an SVG file; by default activations.svg in the folder.
+        out: where to draw the maps, an SVG file; by default activations.svg in the run folder, or here.
         json: print one JSON object with all values instead of a table.
     """
     model, dataset = _read(run, data)
     batch = _window(dataset, episode, start, model.config.context if steps is None else steps)
     from scanrl.analysis import activations, draw_activations
+    from scanrl.analysis.scans import scans
 
     found, config = activations(model, batch), model.config
+    left_out = [name for name in scans(model, batch) if name not in {a.name for a in found}]
     names = [config.layout] if config.merged else list(config.layout)
-    file = out or run / "activations.svg"
+    file = out or _beside(run, "activations.svg")
     file.write_text(draw_activations(found, names, start), encoding="utf-8")
     if json:
         return print_json(
@@ -92,6 +94,8 @@ def analyse_activations(
     ]
     print_table(("scan", "token", "state kept", "written", "left at the end"), rows, right=(2, 3, 4))
     print(f"means over {batch.mask.shape[1]} steps of episode {episode} from step {start}; drawn: {file}")
+    if left_out:
+        print(f"left out, since they do not read every step once: {', '.join(left_out)}")
     return 0
 
 
@@ -137,6 +141,11 @@ def _spread(values: np.ndarray, form: str) -> str:
         return "-"
     ends = f" ({there.min():{form}} to {there.max():{form}})" if there.size > 1 else ""
     return f"{there.mean():{form}}{ends}"
+
+
+def _beside(run: Path, name: str) -> Path:
+    """In the folder of a run; in the present one for a checkpoint, whose folder holds what its manifest lists."""
+    return run / name if (run / "config.yaml").is_file() else Path(name)
 
 
 def _read(run: Path, data: str | None) -> tuple[DecisionModel, Dataset]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+import tyro
 
 from scanrl.console import print_json, print_table
 from scanrl.evaluation import EPISODES, NUM_ENVS, SEED, Scores
-from scanrl.types import DataError
+from scanrl.types import Context, DataError
 from scanrl.verbs.learning import learn
 from scanrl.verbs.options import RunPath, check
 
 __all__ = ["evaluate"]
 
+Way: TypeAlias = Annotated[str, tyro.conf.arg(metavar="{own,recurrent,elastic}|INT")]
 SHORT_WINDOW = 32
 """A state carried through a whole episode is far from what windows of fewer steps have trained."""
 
@@ -24,7 +27,7 @@ def evaluate(
     episodes: int = EPISODES,
     target_return: tuple[float | Literal["auto"], ...] = ("auto",),
     sweep_targets: bool = False,
-    context: int | Literal["own", "recurrent", "elastic"] = "own",
+    context: Way = "own",
     sample: bool = False,
     seed: int = SEED,
     num_envs: int = NUM_ENVS,
@@ -67,7 +70,7 @@ def evaluate(
         raise DataError(f"eval: expected --new-tasks or --tasks, got both (--new-tasks {new_tasks})")
     from scanrl.scoring import goes_on, score_run
 
-    way = None if context == "own" else context
+    way = _way(context)
     if new_tasks or tasks or (target_return == ("auto",) and not sweep_targets and goes_on(run, env)):
         memory = {"context": way, "rescan": rescan or None, "rescan_order": rescan_order}
         sizes = {"episodes": episodes, "streams": num_envs, "seed": seed, "save": save}
@@ -76,6 +79,15 @@ def evaluate(
     how = {"context": way, "sample": sample, "seed": seed, "num_envs": num_envs}
     found = score_run(run, env, None if sweep_targets else target_return, episodes=episodes, save=save, **how)
     return print_json([scores.to_json() for scores in found]) if json else _show(found, seed)
+
+
+def _way(context: str) -> Context | None:
+    """How to remember; `None` as the run was trained to act."""
+    if context in ("own", "recurrent", "elastic"):
+        return None if context == "own" else cast(Context, context)
+    if not context.isdecimal() or int(context) < 1:
+        raise DataError(f"eval: --context: expected own, recurrent, elastic or a number of steps, got {context!r}")
+    return int(context)
 
 
 def _only_learning(**options: Any) -> None:

@@ -86,6 +86,7 @@ def presets(contains: str = "", json: bool = False) -> int:
     from scanrl.presets import presets as every
 
     known = every()
+    contains = contains.lower()
     found = [known[contains]] if contains in known else [one for name, one in known.items() if contains in name]
     if not found:
         raise DataError(f"presets: --contains: expected part of a name, got {contains!r}")

@@ -96,7 +96,7 @@ def test_presets_are_listed_with_what_was_printed(capsys):
     assert main(["presets", "--contains", "dm/hopper-medium-replay", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert [number["score"] for number in found["published"]] == [81.7, 82.6]
-    assert main(["presets", "--contains", "dm/hopper-medium-replay"]) == 0
+    assert main(["presets", "--contains", "DM/Hopper-medium-replay"]) == 0
     assert "model.width" in capsys.readouterr().out
 
 

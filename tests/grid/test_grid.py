@@ -285,6 +285,12 @@ def test_two_names_are_two_runs_whatever_they_ask_for(tmp_path):
     assert [line.keys[:2] for line in lines_of(rows) if line.about] == labels
 
 
+def test_data_that_lack_what_a_recipe_learns_from_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match=r"^recipes: asks: .*: optimal_actions: expected them for every step"):
+        run_grid(grid(tmp_path, recipes={"bc": {}, "asks": {"recipe": "dpt"}}), tmp_path / "grid", tell=quiet)
+    assert not (tmp_path / "grid").exists()
+
+
 def test_what_failed_may_be_asked_for_otherwise(tmp_path):
     wild = grid(tmp_path, evaluate={}, recipes={"bc": {"train.learning_rate": 1e30}})
     assert run_grid(wild, tmp_path / "grid", tell=quiet) == (0, 1)
