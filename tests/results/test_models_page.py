@@ -19,6 +19,7 @@ from results.models_page import (
 from scanrl.models.ablations import ABLATIONS
 from scanrl.models.recipes import RECIPES, Recipe, recipe
 from scanrl.nn import ModelConfig
+from scanrl.presets import preset
 from tests.grid.grids import row
 
 
@@ -37,6 +38,15 @@ def test_the_text_around_the_tables_stays() -> None:
 def test_published_scores_belong_to_recipes_and_variants() -> None:
     assert set(PUBLISHED) <= set(RECIPES)
     assert {(name, variant) for name, variants in ABLATIONS.items() for variant in variants} >= set(PUBLISHED_VARIANTS)
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"bc10"}))
+def test_published_scores_are_those_of_the_presets(name: str) -> None:
+    tasks = ("hopper-medium", "hopper-medium-replay")
+    for task, text in zip(tasks, PUBLISHED[name].scores.split("; "), strict=True):
+        printed = [(n.score, n.spread) for n in preset(f"{name}/{task}").published]
+        score, _, spread = text.partition(" ± ")
+        assert (float(score), float(spread) if spread else None) in printed
 
 
 def test_a_recipe_is_told_by_what_is_not_the_default() -> None:
