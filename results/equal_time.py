@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from scanrl.data import Dataset
+from scanrl.grid.records import Records
 from scanrl.types import Context
 
 __all__ = [
@@ -124,8 +125,7 @@ def provenance() -> dict[str, Any]:
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows there are; a last line that was cut off in writing is none."""
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines if line]
+    return Records(file).read()
 
 
 Planned = TypeVar("Planned", bound=NamedTuple)
@@ -149,8 +149,7 @@ def scores(row: dict[str, Any], way: str) -> float:
 
 def append_missing(jobs: Sequence[Job], file: Path, workers: int) -> int:
     """Runs the jobs, some of them at a time, and appends their rows; tells the number of those that failed."""
-    lock, failed = Lock(), []
-    _mend(file)
+    lock, failed, rows = Lock(), [], Records(file)
 
     def one(job: Job) -> None:
         name, words = job
@@ -160,19 +159,12 @@ def append_missing(jobs: Sequence[Job], file: Path, workers: int) -> int:
                 failed.append(name)
                 print(f"{name}: failed: {found.stderr.strip()[-500:]}", file=sys.stderr, flush=True)
                 return
-            with file.open("a", encoding="utf-8") as rows:
-                rows.write(found.stdout.splitlines()[-1] + "\n")
+            rows.append(json.loads(found.stdout.splitlines()[-1]))
             print(f"{name}: done", flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, jobs))
     return len(failed)
-
-
-def _mend(file: Path) -> None:
-    """Cut off a last line without an end, to which the next row would be added."""
-    if file.exists() and (text := file.read_text(encoding="utf-8")) and not text.endswith("\n"):
-        file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
 
 
 def interval_cell(values: Sequence[float], digits: int = 1) -> str:

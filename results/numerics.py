@@ -41,9 +41,6 @@ PIECE = 20_000
 LENGTHS = (1, 2, 3, 15, 16, 17, 31, 100, 255, 511, 1023, 2047, 4095, 4096)
 
 
-# ------------------------------------------------------------------- kernels
-
-
 def scan_arguments(length: int, *, decay: float = 1.0, constant_step: bool = False, seed: int = 0) -> dict[str, Tensor]:
     """One row of 16 channels and 16 states; `decay` scales A, so that at 0 nothing is ever forgotten."""
     g = torch.Generator().manual_seed(seed)
@@ -80,9 +77,6 @@ def _results(arguments: dict[str, Tensor], dtype: torch.dtype, impl: Any) -> lis
     g = torch.Generator().manual_seed(7)
     loss = sum((x * torch.randn(x.shape, generator=g).to(dtype)).sum() for x in (y, last))
     return [y.detach(), last.detach(), *torch.autograd.grad(loss, list(leaves.values()))]  # pyright: ignore
-
-
-# -------------------------------------------------------------------- states
 
 
 def tokens(step: str, kind: str, length: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,9 +117,6 @@ def _fold(h: np.ndarray, dt: np.ndarray, A: np.ndarray, x: np.ndarray) -> np.nda
         for a, b in zip(decays, inputs, strict=True):
             h = a * h + b
     return h
-
-
-# -------------------------------------------------------------------- models
 
 
 def model_errors(name: str, steps: int) -> dict[str, float]:
@@ -180,9 +171,6 @@ def counter_errors(count: int, reward: float = 0.1) -> dict[str, float]:
         name: abs(float(np.subtract.accumulate(np.r_[kind(0), np.full(count, earned, kind)])[-1]) + exact) / exact
         for name, kind in (("float32", np.float32), ("float64", np.float64))
     }
-
-
-# --------------------------------------------------------------------- rows
 
 
 def ways_to_carry() -> list[dict[str, Any]]:

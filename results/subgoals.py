@@ -96,9 +96,6 @@ def one_run(run: Run) -> dict[str, Any]:
     return {"settings": changes(run), **found, **provenance()}
 
 
-# --------------------------------------------------------------------- T-maze
-
-
 def curriculum(length: int) -> list[int]:
     """Lengths of corridors that double up to `length`, from at most 50 on."""
     lengths = [length]
@@ -187,9 +184,6 @@ def _all_right(model: HybridModel, batch: Batch) -> bool:
     return bool(right.all())
 
 
-# ------------------------------------------------------------------- Darkroom
-
-
 def _darkroom(run: Run) -> dict[str, Any]:
     from scanrl.collecting import collect_histories
     from scanrl.in_context import held_out_tasks, score_tasks
@@ -223,9 +217,6 @@ def _darkroom(run: Run) -> dict[str, Any]:
         "curves": curves,
         "fingerprint": histories.fingerprint,
     }
-
-
-# ----------------------------------------------------------------------- page
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:

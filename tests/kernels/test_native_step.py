@@ -318,9 +318,6 @@ class _Wide(Streams):
         raise NotImplementedError
 
 
-# ---------------------------------------------------------------------- streams
-
-
 def column(x: Step, rows: slice) -> Step:
     return Step(*(values[rows] for values in x))
 
@@ -416,9 +413,6 @@ def test_no_streams_at_all_are_no_special_case() -> None:
     assert Policy(model).act(np.zeros((0, 5), np.float32)).shape == (0, 2)
 
 
-# ---------------------------------------------------------------------- weights
-
-
 def update_with(optimizer: str, model: DecisionModel) -> None:
     make = {
         "fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
@@ -457,9 +451,6 @@ def test_reset_reads_all_weights_again() -> None:
     after = policy.act(np.ones(5))
     assert not np.array_equal(after, before)
     assert np.array_equal(after, Policy(model).act(np.ones(5)))
-
-
-# ----------------------------------------------------------------------- choice
 
 
 class Unknown(Mixer):
