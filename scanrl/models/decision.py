@@ -181,7 +181,9 @@ class DecisionModel(nn.Module):
 
     def _run(self, batch: Batch, state: State | None = None, half: torch.dtype | None = None) -> tuple[Tensor, State]:
         """The stack's output `(B, T*M, D)`, and the state after it."""
-        mixers, tail = cast("MergedState | None", state) or (None, None) if self.config.merged else (state, None)
+        mixers, tail = state, None
+        if self.config.merged and state is not None:
+            mixers, tail = cast(MergedState, state)
         tokens = self.tokens(batch, tail)
         with torch.autocast(tokens.device.type, half) if half else nullcontext():
             hidden, after = self.stack(tokens, mixers)

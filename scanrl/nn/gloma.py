@@ -174,26 +174,35 @@ class _Blocks(_Windows):
         return torch.stack(outputs, 1), after
 
     def _regrouped(self, mamba: Mamba, x: Tensor, state: BlockState) -> tuple[Tensor, State]:
-        """More tokens than a window: each row's rest of its window, then its whole windows as rows of one batch.
+        """More tokens than a window, rows at different places; a place is never read on the host."""
+        length, left = x.shape[1], state.left
+        rest, _ = mamba(x[:, : self.tokens - 1], state.mamba) if self.tokens > 1 else (x[:, :0], None)
+        rest = F.pad(rest, (0, 0, 0, length - rest.shape[1]))
+        whole = self._whole_windows(mamba, x, left)
+        behind = torch.arange(length, device=x.device) - left[:, None]  # place of a token behind the row's first start
+        y = torch.where(behind[..., None] < 0, rest, _gather(whole, behind.clamp(min=0)))
+        return y, BlockState(self._amid_the_last(mamba, x, left), (left - length) % self.tokens)
 
-        Rows stand at different places, so that all take as many tokens as any might need, padded by the row's own last
-        token; a place is never read on the host. The state amid the last window comes from stepping through it.
+    def _whole_windows(self, mamba: Mamba, x: Tensor, left: Tensor) -> Tensor:
+        """Outputs `(B, n*W, D)` of the windows behind the one that still takes `left` `(B,)` tokens, rows of one batch.
+
+        Every row has as many as any might need, padded by its own last token.
         """
-        (batch, length, width), tokens, left = x.shape, self.tokens, state.left[:, None]
-        rest, _ = mamba(x[:, : tokens - 1], state.mamba) if tokens > 1 else (x[:, :0], None)
-        count = -(-length // tokens)
-        taken = (left + torch.arange(count * tokens, device=x.device)).clamp(max=length - 1)
-        starts = _gather(x, taken).reshape(batch * count, tokens, width)
-        fresh = mamba(starts)[0].reshape(batch, count * tokens, width)
-        behind = torch.arange(length, device=x.device) - left  # place of a token behind the row's first start
-        y = _gather(fresh, behind.clamp(min=0))
-        y = torch.where(behind[..., None] < 0, F.pad(rest, (0, 0, 0, length - rest.shape[1])), y)
-        used = (length - state.left - 1) % tokens + 1  # tokens of the last window, 1 .. W
-        after = mamba.initial_state(batch)
-        for index in range(tokens):
+        batch, length, width = x.shape
+        count = -(-length // self.tokens)
+        taken = left[:, None] + torch.arange(count * self.tokens, device=x.device)
+        windows = _gather(x, taken.clamp(max=length - 1)).reshape(batch * count, self.tokens, width)
+        return mamba(windows)[0].reshape(batch, count * self.tokens, width)
+
+    def _amid_the_last(self, mamba: Mamba, x: Tensor, left: Tensor) -> State:
+        """Mamba's state after a chunk, by stepping through each row's last window, which holds 1 to W of its tokens."""
+        length = x.shape[1]
+        used = (length - left - 1) % self.tokens + 1
+        after = mamba.initial_state(len(x))
+        for index in range(self.tokens):
             token = _gather(x, (length - used + index).clamp(max=length - 1)[:, None])[:, 0]
             after = replace_rows(after, index < used, mamba.step(token, after)[1])
-        return y, BlockState(after, (state.left - length) % tokens)
+        return after
 
 
 class SlidingState(NamedTuple):
