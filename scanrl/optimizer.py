@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,41 +11,54 @@ from torch import Tensor, nn
 from scanrl.checkpoint import Checkpoint
 from scanrl.models.build import Model
 from scanrl.nn import Mixer
+from scanrl.nn.local import LocalLinear
 from scanrl.settings import TrainConfig
 from scanrl.types import CorruptFile
 
 __all__ = ["adamw", "learning_rate", "load_optimizer", "optimizer_tensors", "set_learning_rate"]
 
 
-def adamw(model: Model, settings: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in two groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023).
+SHARE = "share"
+"""In a group of parameters: its step size as a share of the run's."""
 
-    With `decayed="matrices"` only weights of linear maps and convolutions are.
+
+def adamw(model: Model, settings: TrainConfig) -> torch.optim.AdamW:
+    """AdamW in groups: a state space's own parameters are not pulled to zero (Gu and Dao 2023), dense local mixers take
+    `dense_rate` of the step size.
+
+    With `decayed="matrices"` only weights of linear maps and convolutions are decayed.
     """
     exempt = {id(m.get_parameter(n)) for m in model.modules() if isinstance(m, Mixer) for n in m.undecayed}
     if settings.decayed == "matrices":
         exempt |= {id(p) for n, p in model.named_parameters() if p.ndim < 2 or n.endswith("bias")}
         exempt |= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in exempt], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
+    dense = {id(p) for m in model.modules() if isinstance(m, LocalLinear) for p in m.parameters()}
+    dense = dense if settings.dense_rate != 1 else set()
+    plain, kept, slow = [], [], []
+    for parameter in model.parameters():
+        (slow if id(parameter) in dense else kept if id(parameter) in exempt else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": plain, "weight_decay": settings.weight_decay, SHARE: 1.0},
+        {"params": kept, "weight_decay": 0.0, SHARE: 1.0},
+        {"params": slow, "weight_decay": settings.weight_decay, SHARE: settings.dense_rate},
     ]
-    rate: float | Tensor = settings.learning_rate
     cuda = torch.device(settings.device).type == "cuda"
-    if cuda:
+    for group in groups:
+        rate = settings.learning_rate * group[SHARE]
         # In a recorded update (see `scanrl.graphs`) a number would stay what it was; a tensor can be filled anew.
-        rate = torch.tensor(rate, dtype=torch.float32, device=settings.device)
+        group["lr"] = torch.tensor(rate, dtype=torch.float32, device=settings.device) if cuda else rate
     betas = (0.9, settings.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, fused=True, capturable=cuda)
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, fused=True, capturable=cuda)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The step size of the next update, of all groups."""
+    """The step size of the next update; each group takes its share of it."""
     for group in optimizer.param_groups:
+        own = rate * group.get(SHARE, 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def learning_rate(step: int, settings: TrainConfig) -> float:

@@ -44,6 +44,9 @@ class TrainConfig:
     """Episodes of a history from one of a context to the next, in the order of learning."""
     learning_rate: float = 1e-3
     """Highest step size of AdamW."""
+    dense_rate: float = 1.0
+    """Step size of the dense local mixers (dense, modal_linear) as a share of learning_rate: each of their outputs sums
+    over a whole window of tokens, so that equal steps move it further."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Step size after the warm-up: cosine falls to a tenth at the last update; constant stays (the papers)."""
     warmup: float = 0.05
@@ -90,7 +93,7 @@ class TrainConfig:
         _at_least("train", self, 1, "steps", "batch_size", "checkpoint_every", "log_every")
         _at_least("train", self, 1, "context_episodes", "context_stride")
         _at_least("train", self, 0, "validate_every", "keep", "seed", "warmup", "weight_decay", "beta2", "validation")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "dense_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"train.{name}: expected more than 0 and finite, got {getattr(self, name)}")
         plain = {"episodes": "0 with whole episodes", "queries": "0 with queries"}

@@ -10,7 +10,7 @@ from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data.windows import WindowSampler, iterate_windows
 from scanrl.models.decision import DecisionModel
 from scanrl.models.recipes import recipe
-from scanrl.optimizer import adamw, learning_rate
+from scanrl.optimizer import adamw, learning_rate, set_learning_rate
 from scanrl.run import open_run
 from scanrl.settings import TrainConfig
 from scanrl.stats import Stats
@@ -203,6 +203,21 @@ def test_decay_may_act_on_matrices_alone():
         found = [on for name, on in names.items() if name.endswith(ending)]
         assert found
         assert all(found), ending
+
+
+def test_dense_mixers_may_take_smaller_steps():
+    model = DecisionModel(replace(recipe("dmm-dl").model, width=8), CARTPOLE, make_stats(CARTPOLE), seed=0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(adamw(model, TrainConfig()).param_groups) == 2
+    optimizer = adamw(model, TrainConfig(learning_rate=2.0, dense_rate=0.1, weight_decay=0.3))
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(2.0, 0.3), (2.0, 0.0), (0.2, 0.3)]
+    slow = {names[id(p)] for p in optimizer.param_groups[2]["params"]}
+    assert slow == {f"stack.mixers.{i}.weight" for i in (0, 2, 4)} | {
+        f"stack.mixers.{i}.inner.weight" for i in (1, 3, 5)
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    set_learning_rate(optimizer, 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 1.0, 0.1]
 
 
 def test_equal_seeds_give_equal_runs_and_the_global_generators_are_left_alone(tmp_path, reference):
