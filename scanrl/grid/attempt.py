@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,6 @@ from scanrl.data import load
 from scanrl.evaluation import library_versions
 from scanrl.grid.records import Records
 from scanrl.grid.spec import Job
-from scanrl.policy import Policy
 from scanrl.preflight import bounded
 from scanrl.run import Run, locked
 from scanrl.scoring import score_run
@@ -145,11 +143,8 @@ class _Player:
     def scores(self, step: int) -> list[dict[str, Any]]:
         """Of one checkpoint, one for each target; one alone for a policy that takes no target."""
         path = self.run.path / "checkpoints" / f"step-{step}"
-        return [self._score(path, step, target) for target in self._targets(path)]
-
-    def _targets(self, path: Path) -> Sequence[float | Literal["auto"]]:
-        aims = Policy(load_checkpoint(path).model()).target_return is not None
-        return self.job.task.targets if aims and self.job.task.targets else ("auto",)
+        asked = self.job.task.targets if self.run.config.model.takes_target else ()
+        return [self._score(path, step, target) for target in asked or ("auto",)]
 
     def _score(self, path: Path, step: int, target: float | Literal["auto"]) -> dict[str, Any]:
         self._pause()
