@@ -54,6 +54,19 @@ FORMS["episodes"] = {"model.context": CHUNK, "train.batch_size": STEPS // CHUNK,
 
 WAYS = ("recurrent", "window")
 NOT_RECOMPUTED = {("dt", "256")}
+PAPERS = {"dmm-dc": "8", "dt": "20"}
+"""The windows that the papers train on; they act by recomputing them."""
+
+INTRODUCTION = (
+    "Processor seconds of training: {budgets}. Protocol and command: `results/long_training.py`; rows: "
+    "`results/long_training.jsonl`. Scores are normalised, means over seeds with the 95 % interval of the mean; the "
+    "difference is taken seed by seed."
+)
+OVERALL = (
+    "**All data sets**: means over the sets; differences in pairs of the same set and seed, with the 95 % interval of "
+    "their mean and how many of them are above zero. *The papers' way* is to train on windows of {papers} and to "
+    "recompute the window at every step."
+)
 
 
 class Run(NamedTuple):
@@ -94,18 +107,62 @@ def one_run(run: Run, folder: Path) -> dict[str, Any]:
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each data set what every recipe and form scores, and what carrying the state is worth."""
     PICTURE.write_text(drawing(rows), encoding="utf-8")
-    lines = ["# Train long, act recurrently", ""]
-    budgets = sorted({row["seconds"] for row in rows})
-    lines += [f"Processor seconds of training: {', '.join(f'{b:g}' for b in budgets)}. Protocol and command: "]
-    lines[-1] += (
-        "`results/long_training.py`; rows: `results/long_training.jsonl`. Scores are normalised, means over seeds "
-    )
-    lines[-1] += "with the 95 % interval of the mean; the difference is taken seed by seed."
+    budgets = ", ".join(f"{seconds:g}" for seconds in sorted({row["seconds"] for row in rows}))
+    papers = ", ".join(f"{steps} steps (`{recipe}`)" for recipe, steps in PAPERS.items())
+    lines = [
+        "# Train long, act recurrently",
+        "",
+        INTRODUCTION.format(budgets=budgets),
+        "",
+        OVERALL.format(papers=papers),
+    ]
+    lines += ["", *_overall(rows)]
     for dataset in TASKS:
         there = [row for row in rows if row["dataset"] == dataset]
         if there:
             lines += ["", f"**local/{dataset}**", "", *_table(there)]
     return "\n".join(lines) + "\n"
+
+
+def _overall(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each recipe and form: what it scores, and its differences over all data sets."""
+    head = ["recipe", "trained on", "state carried", "window"]
+    for what in ("carried - window", "carried - the papers' way"):
+        head += [what, "95 %", "above"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for recipe in RECIPES:
+        papers = _by_pair(rows, recipe, PAPERS[recipe], "window")
+        for form in FORMS:
+            carried, window = (_by_pair(rows, recipe, form, way) for way in WAYS)
+            if carried:
+                cells = [recipe, _trained_on(form), _mean_of_sets(carried), _mean_of_sets(window)]
+                for other in (window, papers):
+                    cells += _difference([carried[pair] - other[pair] for pair in carried if pair in other])
+                lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _by_pair(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) -> dict[tuple[str, int], float]:
+    """The score of one way to act, by data set and seed."""
+    mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
+    return {(row["dataset"], row["seed"]): scores(row, way) for row in mine if len(row["acted"]) > WAYS.index(way)}
+
+
+def _mean_of_sets(found: dict[tuple[str, int], float]) -> str:
+    """Every set counts the same, however many seeds it has."""
+    names = dict.fromkeys(name for name, _ in found)
+    sets = [np.mean([value for (its, _), value in found.items() if its == name]) for name in names]
+    return f"{np.mean(sets):.1f}" if sets else "-"
+
+
+def _difference(values: Sequence[float]) -> list[str]:
+    if not values:
+        return ["-", "-", "-"]
+    return [f"{np.mean(values):+.1f}", interval_cell(values), f"{sum(v > 0 for v in values)} of {len(values)}"]
+
+
+def _trained_on(form: str) -> str:
+    return "whole episodes" if form == "episodes" else f"{form} steps"
 
 
 def drawing(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,10 +207,10 @@ def _chart(rows: Sequence[dict[str, Any]], difference: bool) -> Markup:
 
 def _values(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) -> list[float]:
     """Scores of one way to act, or their difference where a run has both, by seed."""
-    mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
     if way in WAYS:
-        return [scores(row, way) for row in mine if len(row["acted"]) > WAYS.index(way)]
-    return [scores(row, "recurrent") - scores(row, "window") for row in mine if len(row["acted"]) == 2]
+        return list(_by_pair(rows, recipe, form, way).values())
+    carried, window = (_by_pair(rows, recipe, form, each) for each in WAYS)
+    return [carried[pair] - window[pair] for pair in window]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -165,7 +222,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
             mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
             if not mine:
                 continue
-            cells = [recipe, "whole episodes" if form == "episodes" else f"{form} steps"]
+            cells = [recipe, _trained_on(form)]
             for way in (*WAYS, "carried - window"):
                 values = _values(rows, recipe, form, way)
                 cells += [f"{np.mean(values):.1f}", interval_cell(values)] if values else ["-", "-"]

@@ -75,8 +75,9 @@ def test_the_page_compares_seed_by_seed(tmp_path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
     runs = study.named(planned([0, 1]), ["hopper-medium/dt/8"])
     text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
-    [line] = [line for line in text.splitlines() if line.startswith("| dt |")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    both, cells = cells_of(text, "dt")
+    assert both[:5] == ["dt", "8 steps", "75.2", "50.3", "+24.8"]
+    assert (both[6], both[7:]) == ("1 of 2", ["-", "-", "-"])  # no run on windows of 20 steps to compare with
     assert cells[:3] == ["dt", "8 steps", "75.2"]
     assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
     assert "walker2d" not in text
@@ -85,6 +86,35 @@ def test_the_page_compares_seed_by_seed(tmp_path, monkeypatch: pytest.MonkeyPatc
         "normalised score",
         "carried less window, points",
     ]
+
+
+def cells_of(text: str, recipe: str) -> list[list[str]]:
+    """The cells of every line of a recipe, in all tables."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {recipe} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_over_all_sets_each_counts_the_same_and_pairs_are_compared(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
+    span = 3234.3 + 20.272305  # a normalised score of 100, in returns of Hopper
+    played = {  # carried, window, in normalised points
+        ("hopper-medium", "8", 0): (10, 20),
+        ("hopper-medium", "8", 1): (30, 20),
+        ("hopper-medium-replay", "8", 0): (60, 50),
+        ("hopper-medium", "64", 0): (50, 40),
+        ("hopper-medium-replay", "64", 0): (40, 60),
+    }
+    runs = study.named(planned([0, 1]), ["hopper-*/dmm-dc/8", "hopper-*/dmm-dc/64"])
+    rows = [
+        row(run, *(points / 100 * span - 20.272305 for points in played[run.dataset, run.form, run.seed]))
+        for run in runs
+        if (run.dataset, run.form, run.seed) in played
+    ]
+    short, long = cells_of(page(rows), "dmm-dc")[:2]
+    assert short[2:5] == ["40.0", "35.0", "+3.3"]  # (20 + 60) / 2, and (-10 + 10 + 10) / 3
+    assert short[6] == "2 of 3"
+    assert (long[2:5], long[6]) == (["45.0", "50.0", "-5.0"], "1 of 2")
+    assert (long[7], long[9]) == ("+10.0", "1 of 2")  # 50 - 20 and 40 - 50
 
 
 def test_the_committed_page_and_picture_are_those_of_the_rows(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
