@@ -1,7 +1,7 @@
 """Train long, act recurrently: context lengths and whole episodes x ways to act, at equal processor time.
 
     python -m results.long_training run --data DIR [--workers 2] [--seeds 0-2] [--only 'hopper-medium/*']
-    python -m results.long_training page       # writes results/long_training.md and the picture of docs/, from the rows
+    python -m results.long_training page       # writes results/long_training.md, and table and picture of docs/
     python -m results.long_training plan       # what `run` would do
 
 A run is `DATASET/RECIPE/FORM`, e.g. `walker2d-medium/dmm-dc/64`; `--only` takes such names with `*`, several of them.
@@ -38,23 +38,27 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from results.equal_time import TASKS, interval_cell, scores, train_and_score
+from results.marked import replace_marked
 from results.study import Study, command
 
 SECONDS = 90.0
 STEPS = 2048  # environment steps of a batch
 CHUNK = 64
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "long_training.svg"
+DOCS = Path(__file__).parents[1] / "docs"
+PICTURE, DOCUMENT = DOCS / "pictures" / "long_training.svg", DOCS / "long_training.md"
 
-RECIPES = ("dmm-dc", "dt")
+DRAWN = ("dmm-dc", "dt")
+RECIPES = (*DRAWN, "dm")
 FORMS: dict[str, dict[str, Any]] = {
     str(context): {"model.context": context, "train.batch_size": STEPS // context} for context in (8, 20, 64, 256)
 }
 FORMS["episodes"] = {"model.context": CHUNK, "train.batch_size": STEPS // CHUNK, "train.sequences": "episodes"}
-
+FEW = {"dm": ("20", "64")}
+"""Recipes that are tried in some forms only: another Mamba, to see whether what holds for the first holds for it."""
 
 WAYS = ("recurrent", "window")
 NOT_RECOMPUTED = {("dt", "256")}
-PAPERS = {"dmm-dc": "8", "dt": "20"}
+PAPERS = {"dmm-dc": "8", "dt": "20", "dm": "20"}
 """The windows that the papers train on; they act by recomputing them."""
 
 INTRODUCTION = (
@@ -85,7 +89,13 @@ class Run(NamedTuple):
 
 def planned(seeds: Iterable[int]) -> list[Run]:
     """All runs, the first seed of each before the second of any."""
-    return [Run(d, r, f, seed, SECONDS) for seed in seeds for d in TASKS for r in RECIPES for f in FORMS]
+    return [
+        Run(task, recipe, form, seed, SECONDS)
+        for seed in seeds
+        for task in TASKS
+        for recipe in RECIPES
+        for form in FEW.get(recipe, FORMS)
+    ]
 
 
 def one_run(run: Run, folder: Path) -> dict[str, Any]:
@@ -106,7 +116,6 @@ def one_run(run: Run, folder: Path) -> dict[str, Any]:
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each data set what every recipe and form scores, and what carrying the state is worth."""
-    PICTURE.write_text(drawing(rows), encoding="utf-8")
     budgets = ", ".join(f"{seconds:g}" for seconds in sorted({row["seconds"] for row in rows}))
     papers = ", ".join(f"{steps} steps (`{recipe}`)" for recipe, steps in PAPERS.items())
     lines = [
@@ -122,6 +131,13 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         if there:
             lines += ["", f"**local/{dataset}**", "", *_table(there)]
     return "\n".join(lines) + "\n"
+
+
+def also(rows: Sequence[dict[str, Any]]) -> dict[Path, str]:
+    """The picture, and the page of docs/ with its table made anew."""
+    command, table = "python -m results.long_training page", "\n".join(_overall(rows))
+    document = replace_marked(DOCUMENT.read_text(encoding="utf-8"), "overall", command, table)
+    return {PICTURE: drawing(rows), DOCUMENT: document}
 
 
 def _overall(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -183,14 +199,14 @@ def _chart(rows: Sequence[dict[str, Any]], difference: bool) -> Markup:
     from scanrl.report.learning import PANEL, STYLES
 
     curves = []
-    for recipe in RECIPES:
+    for recipe in DRAWN:
         for number, way in enumerate(("carried - window",) if difference else WAYS):
             points = [(place, _values(rows, recipe, form, way)) for place, form in enumerate(FORMS)]
             there = [(place, values) for place, values in points if values]
             if there:
                 places = np.array([float(place) for place, _ in there])
                 mean, low, high = (np.array([f(values) for _, values in there]) for f in (np.mean, np.min, np.max))
-                style = STYLES[2 * RECIPES.index(recipe) + number]
+                style = STYLES[2 * DRAWN.index(recipe) + number]
                 name = recipe if difference else f"{recipe}, {'carried' if way == 'recurrent' else way}"
                 curves.append(Line(name, places, mean, style, low, high, dots=True))
     what = "carried less window, points" if difference else "normalised score"
@@ -233,7 +249,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-STUDY = Study(Path(__file__), planned, one_run, page, lambda run: TASKS[run.dataset].file)
+STUDY = Study(Path(__file__), planned, one_run, page, lambda run: TASKS[run.dataset].file, also)
 
 if __name__ == "__main__":
     command(STUDY, __doc__)

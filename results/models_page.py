@@ -15,6 +15,7 @@ from typing import NamedTuple
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from results.marked import replace_marked
 from scanrl.grid.schedule import read_rows
 from scanrl.grid.table import Cell, Line, lines_of
 from scanrl.models.ablations import ABLATIONS
@@ -69,7 +70,9 @@ PUBLISHED_VARIANTS = {
 
 def write_page(page: str) -> str:
     """The page with its tables made anew, between their marks; the text stays."""
-    return _replaced(_replaced(page, "recipes", recipes_table()), "variants", variants_table())
+    command = "python results/models_page.py"
+    page = replace_marked(page, "recipes", command, recipes_table())
+    return replace_marked(page, "variants", command, variants_table())
 
 
 def recipes_table() -> str:
@@ -146,15 +149,6 @@ def _written(value: object) -> str:
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
-
-
-def _replaced(page: str, name: str, table: str) -> str:
-    begin, end = f"<!-- {name}: python results/models_page.py -->", f"<!-- /{name} -->"
-    before, opening, rest = page.partition(begin)
-    _, closing, after = rest.partition(end)
-    if not (opening and closing):
-        raise ValueError(f"{PAGE.name}: expected the marks {begin} and {end}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Study(NamedTuple):
             also takes the folder they are in.
         page: the rows as Markdown; it may write pictures too.
         files: of a run, the name of its recording, which the folder `--data` has to hold; `None` without recordings.
+        also: the rows to what other files say.
     """
 
     script: Path
@@ -35,6 +36,7 @@ class Study(NamedTuple):
     row: Callable[..., dict[str, Any]]
     page: Callable[[Sequence[dict[str, Any]]], str]
     files: Callable[[Any], str] | None = None
+    also: Callable[[Sequence[dict[str, Any]]], dict[Path, str]] | None = None
 
 
 def named(runs: Iterable[Any], patterns: Sequence[str]) -> list[Any]:
@@ -57,7 +59,10 @@ def command(study: Study, doc: str, words: Sequence[str] | None = None) -> None:
         parser.add_argument("--data", type=Path, help="folder of the recordings")
     chosen = parser.parse_args(words)
     if chosen.what == "page":
-        study.script.with_suffix(".md").write_text(study.page(read_rows(chosen.rows)), encoding="utf-8")
+        rows = read_rows(chosen.rows)
+        pages = {study.script.with_suffix(".md"): study.page(rows), **(study.also(rows) if study.also else {})}
+        for file, text in pages.items():
+            file.write_text(text, encoding="utf-8")
         return
     if chosen.what == "one":
         [run] = [run for run in study.planned(chosen.seeds) if run.name == chosen.run]

@@ -11,13 +11,13 @@ import pytest
 
 from results import equal_time, hopper_contexts, in_context, long_training, study
 from results.equal_time import TASKS, append_missing, missing, read_rows
-from results.long_training import FORMS, STEPS, page, planned
+from results.long_training import FORMS, STEPS, drawing, page, planned
 from scanrl.settings import run_config
 
 
 def test_every_run_of_the_study_is_a_run_that_can_be_made() -> None:
     runs = planned([0, 1])
-    assert len(runs) == len(set(runs)) == 2 * len(TASKS) * len(long_training.RECIPES) * len(FORMS)
+    assert len(runs) == len(set(runs)) == 2 * len(TASKS) * (2 * len(FORMS) + 2)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     for run in runs:
         config = run_config(run.recipe, FORMS[run.form])
@@ -29,7 +29,7 @@ def test_every_run_of_the_study_is_a_run_that_can_be_made() -> None:
 def test_names_choose_runs() -> None:
     found = study.named(planned([3]), ["hopper-*/dt/64", "walker2d-medium/*/episodes"])
     assert {run.dataset for run in found} == {"hopper-medium", "hopper-medium-replay", "walker2d-medium"}
-    assert len(found) == 2 + len(long_training.RECIPES)
+    assert len(found) == 2 + len(long_training.DRAWN)
     assert study.named(planned([3]), ["nothing/*"]) == []
 
 
@@ -71,17 +71,17 @@ def row(run, recurrent: float, window: float) -> dict:
     return {**run._asdict(), **facts, "acted": acted}
 
 
-def test_the_page_compares_seed_by_seed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
+def test_the_page_compares_seed_by_seed() -> None:
     runs = study.named(planned([0, 1]), ["hopper-medium/dt/8"])
-    text = page([row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)])
+    rows = [row(run, score, 1617.0) for run, score in zip(runs, (3234.3, 1617.0), strict=True)]
+    text = page(rows)
     both, cells = cells_of(text, "dt")
     assert both[:5] == ["dt", "8 steps", "75.2", "50.3", "+24.8"]
     assert (both[6], both[7:]) == ("1 of 2", ["-", "-", "-"])  # no run on windows of 20 steps to compare with
     assert cells[:3] == ["dt", "8 steps", "75.2"]
     assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
     assert "walker2d" not in text
-    charts = ElementTree.parse(tmp_path / "drawn.svg").getroot().findall(".//*[@role='img']")
+    charts = ElementTree.fromstring(drawing(rows)).findall(".//*[@role='img']")
     assert [chart.get("aria-label", "").split(" against")[0] for chart in charts] == [
         "normalised score",
         "carried less window, points",
@@ -94,8 +94,7 @@ def cells_of(text: str, recipe: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_over_all_sets_each_counts_the_same_and_pairs_are_compared(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
+def test_over_all_sets_each_counts_the_same_and_pairs_are_compared() -> None:
     span = 3234.3 + 20.272305  # a normalised score of 100, in returns of Hopper
     played = {  # carried, window, in normalised points
         ("hopper-medium", "8", 0): (10, 20),
@@ -117,13 +116,13 @@ def test_over_all_sets_each_counts_the_same_and_pairs_are_compared(tmp_path, mon
     assert (long[7], long[9]) == ("+10.0", "1 of 2")  # 50 - 20 and 40 - 50
 
 
-def test_the_committed_page_and_picture_are_those_of_the_rows(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = long_training.PICTURE.read_text(encoding="utf-8")
-    monkeypatch.setattr(long_training, "PICTURE", tmp_path / "drawn.svg")
+def test_what_is_committed_is_what_the_rows_give() -> None:
     script = long_training.STUDY.script
-    made = page(read_rows(script.with_suffix(".jsonl")))
-    assert made == script.with_suffix(".md").read_text(encoding="utf-8"), "run: python -m results.long_training page"
-    assert committed == (tmp_path / "drawn.svg").read_text(encoding="utf-8")
+    rows = read_rows(script.with_suffix(".jsonl"))
+    made = {script.with_suffix(".md"): page(rows), **long_training.also(rows)}
+    assert set(made) == {script.with_suffix(".md"), long_training.PICTURE, long_training.DOCUMENT}
+    for file, text in made.items():
+        assert file.read_text(encoding="utf-8") == text, f"{file.name}: run: python -m results.long_training page"
 
 
 def test_every_run_in_context_reads_whole_contexts() -> None:
