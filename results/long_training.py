@@ -73,6 +73,10 @@ OVERALL = (
 )
 
 
+Scores = dict[tuple[str, int], float]
+"""The score of one recipe, form and way to act, by data set and seed."""
+
+
 class Run(NamedTuple):
     """One run of the study."""
 
@@ -135,36 +139,58 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
 
 def also(rows: Sequence[dict[str, Any]]) -> dict[Path, str]:
     """The picture, and the page of docs/ with its table made anew."""
-    command, table = "python -m results.long_training page", "\n".join(_overall(rows))
-    document = replace_marked(DOCUMENT.read_text(encoding="utf-8"), "overall", command, table)
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for name, lines in (("overall", _overall(rows)), ("pooled", _pooled(rows))):
+        document = replace_marked(document, name, "python -m results.long_training page", "\n".join(lines))
     return {PICTURE: drawing(rows), DOCUMENT: document}
 
 
 def _overall(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each recipe and form: what it scores, and its differences over all data sets."""
     head = ["recipe", "trained on", "state carried", "window"]
-    for what in ("carried - window", "carried - the papers' way"):
+    for what in ("carried - window", "carried - the papers' way", "window - the papers' way"):
         head += [what, "95 %", "above"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for recipe in RECIPES:
-        papers = _by_pair(rows, recipe, PAPERS[recipe], "window")
-        for form in FORMS:
-            carried, window = (_by_pair(rows, recipe, form, way) for way in WAYS)
+        played = {form: [_by_pair(rows, recipe, form, way) for way in WAYS] for form in FORMS}
+        papers = played[PAPERS[recipe]][1]
+        for form, (carried, window) in played.items():
             if carried:
                 cells = [recipe, _trained_on(form), _mean_of_sets(carried), _mean_of_sets(window)]
-                for other in (window, papers):
-                    cells += _difference([carried[pair] - other[pair] for pair in carried if pair in other])
-                lines.append("| " + " | ".join(cells) + " |")
-    return lines
+                for pair in ((carried, window), (carried, papers), (window, papers)):
+                    cells += _difference([] if pair[0] is pair[1] else _apart(*pair))
+                lines.append(cells)
+    return _lines(head, lines)
 
 
-def _by_pair(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) -> dict[tuple[str, int], float]:
+def _pooled(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What carrying the state costs after short and after long windows, two lengths to a line."""
+    lines = []
+    for recipe in RECIPES:
+        for forms in (("8", "20"), ("64", "256")):
+            ways = [[_by_pair(rows, recipe, form, way) for way in WAYS] for form in forms]
+            apart = [value for carried, window in ways for value in _apart(carried, window)]
+            if apart:
+                used = " or ".join(form for form, (_, window) in zip(forms, ways, strict=True) if window)
+                lines.append([recipe, _trained_on(used), *_difference(apart)])
+    return _lines(["recipe", "trained on", "carried - window", "95 %", "above"], lines)
+
+
+def _apart(first: Scores, second: Scores) -> list[float]:
+    return [first[pair] - second[pair] for pair in first if pair in second]
+
+
+def _lines(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
+
+
+def _by_pair(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) -> Scores:
     """The score of one way to act, by data set and seed."""
     mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
     return {(row["dataset"], row["seed"]): scores(row, way) for row in mine if len(row["acted"]) > WAYS.index(way)}
 
 
-def _mean_of_sets(found: dict[tuple[str, int], float]) -> str:
+def _mean_of_sets(found: Scores) -> str:
     """Every set counts the same, however many seeds it has."""
     names = dict.fromkeys(name for name, _ in found)
     sets = [np.mean([value for (its, _), value in found.items() if its == name]) for name in names]
@@ -225,14 +251,13 @@ def _values(rows: Sequence[dict[str, Any]], recipe: str, form: str, way: str) ->
     """Scores of one way to act, or their difference where a run has both, by seed."""
     if way in WAYS:
         return list(_by_pair(rows, recipe, form, way).values())
-    carried, window = (_by_pair(rows, recipe, form, each) for each in WAYS)
-    return [carried[pair] - window[pair] for pair in window]
+    return _apart(*(_by_pair(rows, recipe, form, each) for each in WAYS))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     head = ("recipe", "trained on", "state carried", "95 %", "window", "95 %", "carried - window", "95 %")
     head += ("seeds", "updates", "loss in windows", "loss carried")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for recipe in RECIPES:
         for form in FORMS:
             mine = [row for row in rows if (row["recipe"], row["form"]) == (recipe, form)]
@@ -245,8 +270,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
             cells += [str(len(mine)), f"{np.mean([row['updates'] for row in mine]):.0f}"]
             for loss in ("validation_loss", "validation_loss_recurrent"):
                 cells.append(f"{np.mean([row[loss] for row in mine]):.4f}")
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
+            lines.append(cells)
+    return _lines(head, lines)
 
 
 STUDY = Study(Path(__file__), planned, one_run, page, lambda run: TASKS[run.dataset].file, also)

@@ -77,7 +77,7 @@ def test_the_page_compares_seed_by_seed() -> None:
     text = page(rows)
     both, cells = cells_of(text, "dt")
     assert both[:5] == ["dt", "8 steps", "75.2", "50.3", "+24.8"]
-    assert (both[6], both[7:]) == ("1 of 2", ["-", "-", "-"])  # no run on windows of 20 steps to compare with
+    assert (both[6], both[7:]) == ("1 of 2", ["-"] * 6)  # no run on windows of 20 steps to compare with
     assert cells[:3] == ["dt", "8 steps", "75.2"]
     assert (cells[4], cells[6], cells[8], cells[10:]) == ("50.3", "24.8", "2", ["0.5000", "0.2500"])
     assert "walker2d" not in text
@@ -114,6 +114,12 @@ def test_over_all_sets_each_counts_the_same_and_pairs_are_compared() -> None:
     assert short[6] == "2 of 3"
     assert (long[2:5], long[6]) == (["45.0", "50.0", "-5.0"], "1 of 2")
     assert (long[7], long[9]) == ("+10.0", "1 of 2")  # 50 - 20 and 40 - 50
+    assert (short[10:], long[10], long[12]) == (["-", "-", "-"], "+15.0", "2 of 2")  # 40 - 20 and 60 - 50
+    document = long_training.also(rows)[long_training.DOCUMENT]
+    assert [(cells[1], cells[2], cells[4]) for cells in cells_of(document, "dmm-dc")[2:]] == [
+        ("8 steps", "+3.3", "2 of 3"),
+        ("64 steps", "-5.0", "1 of 2"),
+    ]
 
 
 def test_what_is_committed_is_what_the_rows_give() -> None:
