@@ -141,7 +141,8 @@ def also(rows: Sequence[dict[str, Any]]) -> dict[Path, str]:
     """The picture, and the page of docs/ with its table made anew."""
     document = DOCUMENT.read_text(encoding="utf-8")
     for name, lines in (("overall", _overall(rows)), ("pooled", _pooled(rows))):
-        document = replace_marked(document, name, "python -m results.long_training page", "\n".join(lines))
+        made_by = "python -m results.long_training page"
+        document = replace_marked(document, name, made_by, "\n".join(lines), DOCUMENT.name)
     return {PICTURE: drawing(rows), DOCUMENT: document}
 
 

@@ -71,8 +71,8 @@ PUBLISHED_VARIANTS = {
 def write_page(page: str) -> str:
     """The page with its tables made anew, between their marks; the text stays."""
     command = "python results/models_page.py"
-    page = replace_marked(page, "recipes", command, recipes_table())
-    return replace_marked(page, "variants", command, variants_table())
+    page = replace_marked(page, "recipes", command, recipes_table(), PAGE.name)
+    return replace_marked(page, "variants", command, variants_table(), PAGE.name)
 
 
 def recipes_table() -> str:

@@ -31,7 +31,7 @@ def test_the_committed_page_is_what_the_recipes_give() -> None:
 def test_the_text_around_the_tables_stays() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert "\nFor all of them:\n" in write_page(page.replace("\nFor all:\n", "\nFor all of them:\n"))
-    with pytest.raises(ValueError, match=r"expected the marks <!-- recipes"):
+    with pytest.raises(ValueError, match=r"models.md: expected the marks <!-- recipes"):
         write_page(page.replace("<!-- /recipes -->", ""))
 
 
