@@ -40,6 +40,11 @@ class Recipe:
     """What a batch is made of; see `train.sequences`."""
 
 
+# Steps: after windows of the papers' 8 or 20, a state carried through an episode costs points (docs/long_training.md).
+LONG_WINDOW = 64
+MAMBA_BATCH = 20  # windows: together as many steps as the papers' 64 windows of 20
+
+
 def dt() -> Recipe:
     """Decision Transformer, three layers of GPT-2 on (R, s, a).
 
@@ -62,13 +67,14 @@ def dt() -> Recipe:
 def dm() -> Recipe:
     """Decision Mamba (Ota): Mamba in the place of attention.
 
-    Departures: those above; width 128 for every task, where the paper takes 256 for hopper-medium and -replay. The
-    paper's scores are the best evaluation seen in training.
+    Departures: those above; windows of 64 steps, 20 to a batch (the paper: 20 steps, 64 of them), so that the state can
+    be carried; width 128 for every task, where the paper takes 256 for hopper-medium and -replay. The paper's scores
+    are the best evaluation seen in training.
 
     Reference: Ota 2024, arXiv 2403.19925.
     """
-    model = ModelConfig(pattern="(mamba mlp)*3", width=128, context=20, time_embedding=True)
-    return Recipe(model, "Ota 2024, arXiv 2403.19925")
+    model = ModelConfig(pattern="(mamba mlp)*3", width=128, context=LONG_WINDOW, time_embedding=True)
+    return Recipe(model, "Ota 2024, arXiv 2403.19925", batch_size=MAMBA_BATCH)
 
 
 def dc() -> Recipe:
@@ -110,14 +116,14 @@ def mambadm() -> Recipe:
     """MambaDM, a reconstruction: a Mamba over everything beside one over windows of five steps, then an MLP.
 
     Known from the paper: both branches see the same tokens and have weights of their own, their outputs are combined,
-    an MLP follows, conditioning is the Decision Transformer's. It came without code. Departures: those above. Chosen
-    here: the sum of both, windows of five steps one behind the other, pre-norm residuals, everything else as `dm`. The
-    variants are in `ABLATIONS`.
+    an MLP follows, conditioning is the Decision Transformer's. It came without code. Departures: those above; windows
+    and batch of training as `dm`. Chosen here: the sum of both, local windows of five steps one behind the other,
+    pre-norm residuals, everything else as `dm`. The variants are in `ABLATIONS`.
 
     Reference: Cao et al. 2024, arXiv 2406.02013.
     """
-    model = ModelConfig(pattern="(gloma mlp)*3", width=128, context=20, time_embedding=True, gloma_steps=5)
-    return Recipe(model, "Cao et al. 2024, arXiv 2406.02013")
+    model = ModelConfig(pattern="(gloma mlp)*3", width=128, context=LONG_WINDOW, time_embedding=True, gloma_steps=5)
+    return Recipe(model, "Cao et al. 2024, arXiv 2406.02013", batch_size=MAMBA_BATCH)
 
 
 IN_CONTEXT_STEPS = 200  # ten episodes of the dark rooms
@@ -185,9 +191,6 @@ def dpt() -> Recipe:
 
 
 METAMAMBA_RATE = 5e-3  # between 3e-3 and 1e-2, both better than 1e-3 in held-out loss on Hopper (docs/log.md)
-
-
-METAMAMBA_WINDOW = 64  # steps: with the papers' 8, a state carried through an episode is nothing training has shown
 # Windows to a batch. The cheap convolution takes the paper's 64; the dense matrix, three times as dear, has been
 # measured with 16 alone, which lets a run of minutes make some thousand updates (docs/log.md).
 CONVOLUTION_BATCH, LINEAR_BATCH = 64, 16
@@ -197,7 +200,7 @@ def _metamamba(first: str, second: str, width: int) -> Recipe:
     model = ModelConfig(
         pattern=f"({first} mamba)*3",
         width=width,
-        context=METAMAMBA_WINDOW,
+        context=LONG_WINDOW,
         inner_mixer=second,  # type: ignore[arg-type]
     )
     batch = CONVOLUTION_BATCH if first == "modal_conv" else LINEAR_BATCH
@@ -250,7 +253,7 @@ def dmm26() -> Recipe:
     model = ModelConfig(
         pattern="(dense mamba)*3",
         width=64,
-        context=METAMAMBA_WINDOW,
+        context=LONG_WINDOW,
         expand=1,
         inner_mixer="none",
         share_norms=True,
@@ -351,7 +354,7 @@ def reinformer_mamba() -> Recipe:
     Departures: as `reinformer`; norms stand before the mixers, not behind; windows of 64 steps, 16 to a batch, so that
     the state can be carried.
     """
-    return _reinformer("(mamba mlp)*4", METAMAMBA_WINDOW, LINEAR_BATCH)
+    return _reinformer("(mamba mlp)*4", LONG_WINDOW, LINEAR_BATCH)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -8,6 +8,7 @@ from scanrl.models.ablations import ABLATIONS
 from scanrl.models.catalogue import catalogue, parameter_count
 from scanrl.models.recipes import RECIPES, recipe
 from scanrl.types import DataError
+from scanrl.verbs.evaluate import SHORT_WINDOW
 
 HOPPER, WALKER2D, ANTMAZE = (11, 3), (17, 6), (29, 8)
 
@@ -191,6 +192,18 @@ def test_single_metamamba_has_the_same_count_with_and_without_its_residual() -> 
 def test_a_decision_transformer_without_the_idle_parts_is_smaller_by_just_those() -> None:
     idle = (128 + 1) * (11 + 1) + 128
     assert parameter_count("dt", *HOPPER, reference_extras=False) == 727_695 - idle
+
+
+def test_what_carries_a_state_without_end_is_trained_on_windows_that_reach_far_into_it() -> None:
+    """After short ones a carried state costs points (docs/long_training.md)."""
+    made = {name: make() for name, make in RECIPES.items()}
+    endless = {
+        name: r.model.context
+        for name, r in made.items()
+        if r.acting == "recurrent" and any(mixer in r.model.pattern for mixer in ("mamba", "gloma", "s4d"))
+    }
+    assert {"dm", "mambadm", "ds4", "dmm-dc", "dmm26", "reinformer-mamba", "ad-mamba"} <= set(endless)
+    assert min(endless.values()) >= SHORT_WINDOW, endless
 
 
 def test_the_catalogue_has_a_row_for_every_recipe() -> None:
