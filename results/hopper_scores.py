@@ -1,7 +1,10 @@
 """Scores on the local Hopper sets: recipes x training windows x data sets x seeds, at equal CPU time, last checkpoint.
 
-    python results/hopper_scores.py run --data DIR [--workers 2]     # resumes: a run in the table is not run again
-    python results/hopper_scores.py table > results/hopper_scores.md
+    python -m results.hopper_scores run --data DIR --seeds 0-7 [--workers 2]  # a run with a row is not made again
+    python -m results.hopper_scores page                                       # writes results/hopper_scores.md
+    python -m results.hopper_scores plan --seeds 0-7                           # what `run` would do
+
+A run is `DATASET/MODEL`, e.g. `hopper-medium/bc`; `--only` takes such names with `*`. `SEEDS` has the number of seeds.
 
 Protocol: every run trains on one thread for the CPU time stated in `BUDGET` (the number of updates is measured first),
 on all episodes but a tenth, and its LAST checkpoint plays 20 episodes of Hopper-v4 with target return 3600, once with
@@ -18,11 +21,10 @@ with D4RL's.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,9 +32,9 @@ if __package__ in (None, ""):  # run as a file: the repository is not yet on the
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from results import equal_time
-from results.equal_time import append_missing, interval_cell, read_rows, train_and_score
+from results.equal_time import interval_cell, train_and_score
+from results.study import Study, command
 
-ROWS = Path(__file__).with_suffix(".jsonl")
 TARGET, ENV = 3600.0, "Hopper-v4"
 BUDGET = {"bc": 60.0}  # CPU seconds of training; the others get DEFAULT_BUDGET
 DEFAULT_BUDGET = 180.0
@@ -54,56 +56,67 @@ SEEDS = {  # three of every model, more of what is compared
 }
 
 
-def one_run(model: str, data: Path, seed: int) -> dict[str, Any]:
-    """One run in this process: the row of the table."""
+Row = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """One run of the study."""
+
+    model: str
+    dataset: str
+    """The name of its file."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{_task(self.dataset)}/{self.model}"
+
+
+def _task(file: str) -> str:
+    return file.removesuffix("-v4.hdf5")
+
+
+def planned(seeds: Iterable[int]) -> list[Run]:
+    """All runs of these seeds, the first seed of each before the second of any."""
+    return [
+        Run(model, f"{task}-v4.hdf5", seed)
+        for seed in seeds
+        for task, more in SEEDS.items()
+        for model in SETTINGS
+        if seed < more.get(model, 3)
+    ]
+
+
+def one_run(run: Run, folder: Path) -> Row:
+    """The row of a run, which is made in this process."""
     from scanrl.data import load
     from scanrl.models.recipes import recipe
     from scanrl.types import Context
 
-    name, changes = SETTINGS[model]
+    name, changes = SETTINGS[run.model]
     window = changes.get("model.context", recipe(name).model.context)
     contexts: tuple[Context, ...] = ("recurrent",) if name == "bc" else ("recurrent", window)
-    found = train_and_score(
+    return train_and_score(
         name,
-        {**changes, "train.seed": seed},
-        load(data),
+        {**changes, "train.seed": run.seed},
+        load(folder / run.dataset),
         ENV,
         seconds=BUDGET.get(name, DEFAULT_BUDGET),
         target=None if name == "bc" else TARGET,
         contexts=contexts,
     )
-    return {"model": model, "dataset": data.name, "seed": seed, **found}
 
 
-def rows() -> list[dict[str, Any]]:
-    return read_rows(ROWS)
-
-
-def run_all(folder: Path, workers: int, models: list[str]) -> None:
-    """Runs what the table lacks, each run in a process of its own."""
-    done = {(r["model"], r["dataset"], r["seed"]) for r in rows()}
-    wanted = [(m, folder / f"{d}-v4.hdf5", s) for d in SEEDS for m in models for s in range(SEEDS[d].get(m, 3))]
-    missing = sorted((w for w in wanted if (w[0], w[1].name, w[2]) not in done), key=lambda job: job[2])
-
-    jobs = [
-        (f"{m}, {d.name}, seed {s}", [__file__, "one", "--model", m, "--data", str(d), "--seed", str(s)])
-        for m, d, s in missing
-    ]
-    append_missing(jobs, ROWS, workers)
-
-
-def table() -> str:
+def page(rows: Sequence[Row]) -> str:
     """Markdown: mean over seeds of the mean normalised return, the seeds, and the interval over seeds."""
     lines = []
-    for name in SEEDS:
-        lines += [f"**{name}**", "", "| model | acting | mean | 95 % over seeds | seeds | updates | held-out loss |"]
+    for task in SEEDS:
+        lines += [f"**{task}**", "", "| model | acting | mean | 95 % over seeds | seeds | updates | held-out loss |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for model in SETTINGS:
-            found = sorted(
-                (r for r in rows() if r["model"] == model and name == r["dataset"][:-8]), key=lambda r: r["seed"]
-            )
+            found = _of(rows, model, task)
             for mode in found[0]["acted"] if found else ():
-                per_seed = scores(model, name, mode)
+                per_seed = _scores(found, mode)
                 cells = (
                     model,
                     "state carried" if mode == "recurrent" else f"window of {mode}",
@@ -114,24 +127,29 @@ def table() -> str:
                     f"{np.mean([r['validation_loss'] for r in found]):.4f}",
                 )
                 lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", *differences(name), ""]
-    return "\n".join(lines)
+        lines += ["", *differences(rows, task), ""]
+    return "\n".join(lines) + "\n"
 
 
-def scores(model: str, dataset: str, mode: str) -> list[float]:
-    """Mean normalised return of each seed, in the order of the seeds."""
-    found = sorted((r for r in rows() if r["model"] == model and r["dataset"][:-8] == dataset), key=lambda r: r["seed"])
-    return [equal_time.scores(r, "recurrent" if mode == "recurrent" else "window") for r in found]
+def _of(rows: Sequence[Row], model: str, task: str) -> list[Row]:
+    """The runs of a model on a data set, in the order of their seeds."""
+    found = [row for row in rows if row["model"] == model and _task(row["dataset"]) == task]
+    return sorted(found, key=lambda row: row["seed"])
 
 
-def differences(dataset: str) -> list[str]:
+def _scores(rows: Sequence[Row], mode: str) -> list[float]:
+    """Mean normalised return of each of these runs."""
+    return [equal_time.scores(row, "recurrent" if mode == "recurrent" else "window") for row in rows]
+
+
+def differences(rows: Sequence[Row], task: str) -> list[str]:
     """How far Decision MetaMamba is ahead, over as many seeds as both have (below eight: Welch's interval)."""
     from scanrl.intervals import mean, stratified_bootstrap
 
     lines = ["| state carried | points ahead | 95 % | seeds |", "|---|---|---|---|"]
     for ours in (DC, DL):
         for other in (BC, DT):
-            a, b = (scores(model, dataset, "recurrent") for model in (ours, other))
+            a, b = (_scores(_of(rows, model, task), "recurrent") for model in (ours, other))
             count = min(len(a), len(b))
             pairs = np.stack([a[:count], [-x for x in b[:count]]], 1)  # half the difference is the mean over both
             interval = stratified_bootstrap(pairs, statistic=mean)
@@ -141,21 +159,7 @@ def differences(dataset: str) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "one", "table"))
-    parser.add_argument("--data", type=Path, help="folder of the HDF5 files (one: a file)")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--model", action="append", choices=SETTINGS)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    if chosen.what == "table":
-        print(table())
-    elif chosen.what == "one":
-        print(json.dumps(one_run(chosen.model[0], chosen.data, chosen.seed)))
-    else:
-        run_all(chosen.data, chosen.workers, chosen.model or list(SETTINGS))
-
+STUDY = Study(Path(__file__), planned, one_run, page, lambda run: run.dataset)
 
 if __name__ == "__main__":
-    main()
+    command(STUDY, __doc__)

@@ -169,7 +169,7 @@ def ways(world: World, recipe: str) -> dict[str, dict[str, Any]]:
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: one table for each world; its picture is drawn as well."""
+    """Markdown: one table for each world, and its picture."""
     lines = ["# Learning in context", "", "Protocol and command: `results/in_context.py`; rows: "]
     lines[-1] += (
         "`results/in_context.jsonl`. Mean return of an episode on held-out tasks, means over seeds; the interval"
@@ -183,11 +183,18 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         there = [row for row in rows if row["world"] == name]
         if there:
             lines += ["", f"## {world.title}", "", *_table(world, there)]
-            PICTURES.mkdir(exist_ok=True)
-            picture = f"in_context-{name}.svg"
-            (PICTURES / picture).write_text(_picture(world, there), encoding="utf-8")
-            lines += ["", f"![Return against episode](../docs/pictures/{picture})"]
+            lines += ["", f"![Return against episode](../docs/pictures/{_file(name)})"]
     return "\n".join(lines) + "\n"
+
+
+def pictures(rows: Sequence[dict[str, Any]]) -> dict[Path, str]:
+    """The picture of each world that has rows."""
+    worlds = {name: [row for row in rows if row["world"] == name] for name in WORLDS}
+    return {PICTURES / _file(name): _picture(WORLDS[name], there) for name, there in worlds.items() if there}
+
+
+def _file(world: str) -> str:
+    return f"in_context-{world}.svg"
 
 
 def _table(world: World, rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -238,7 +245,7 @@ def _picture(world: World, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-STUDY = Study(Path(__file__), planned, one_run, page)
+STUDY = Study(Path(__file__), planned, one_run, page, also=pictures)
 
 if __name__ == "__main__":
     command(STUDY, __doc__)

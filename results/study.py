@@ -26,9 +26,9 @@ class Study(NamedTuple):
         planned: all runs of some seeds, the first seed of each before the second of any; a run has `name` and `seed`.
         row: the row of a run, made in this process: what it is called, and what came out; of a study with `files` it
             also takes the folder they are in.
-        page: the rows as Markdown; it may write pictures too.
+        page: the rows as Markdown.
         files: of a run, the name of its recording, which the folder `--data` has to hold; `None` without recordings.
-        also: the rows to what other files say.
+        also: the rows to what other files say, pictures among them.
     """
 
     script: Path
@@ -75,16 +75,17 @@ def command(study: Study, doc: str, words: Sequence[str] | None = None) -> None:
         return
     words = ["-m", f"results.{study.script.stem}", "one"]
     if study.files is not None:
-        words += ["--data", str(_checked(chosen.data, {study.files(run) for run in left}))]
+        fault = _fault(chosen.data, {study.files(run) for run in left})
+        if fault:
+            parser.error(fault)
+        words += ["--data", str(chosen.data.absolute())]
     jobs = [(f"{run.name}, seed {run.seed}", [*words, "--seeds", str(run.seed), "--run", run.name]) for run in left]
     sys.exit(1 if append_missing(jobs, chosen.rows, chosen.workers) else 0)
 
 
-def _checked(folder: Path | None, files: Iterable[str]) -> Path:
-    """The folder as an absolute path; the command ends if a file is not in it."""
+def _fault(folder: Path | None, files: Iterable[str]) -> str:
+    """What is wrong with the folder of the recordings; nothing if it holds these files."""
     if folder is None:
-        raise SystemExit("--data: expected the folder of the recordings, got none")
+        return "--data: expected the folder of the recordings, got none"
     absent = sorted(file for file in files if not (folder / file).is_file())
-    if absent:
-        raise SystemExit(f"{folder}: expected {', '.join(absent)}, found none (leave them out with --only)")
-    return folder.absolute()
+    return f"--data: {folder}: expected {', '.join(absent)}, found none (leave them out with --only)" if absent else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import gymnasium
 import pytest
 
-from results import equal_time, hopper_contexts, in_context, long_training, study
+from results import equal_time, hopper_contexts, hopper_scores, in_context, long_training, study, subgoals
 from results.equal_time import TASKS, append_missing, missing, read_rows
 from results.long_training import FORMS, STEPS, drawing, page, planned
 from scanrl.settings import run_config
@@ -57,12 +59,16 @@ def test_a_study_goes_on_behind_a_row_that_was_cut_off(tmp_path, monkeypatch: py
     assert "two: failed: it went wrong" in capsys.readouterr().err
 
 
-def test_data_that_is_not_there_is_named(tmp_path) -> None:
+def test_data_that_is_not_there_is_named(tmp_path, capsys) -> None:
     words = ["run", "--rows", str(tmp_path / "rows.jsonl"), "--only", "walker2d-medium/*/8"]
-    with pytest.raises(SystemExit, match=r"expected walker2d-medium-v4.hdf5, found none"):
-        study.command(long_training.STUDY, "", [*words, "--data", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"--data: expected the folder of the recordings, got none"):
-        study.command(long_training.STUDY, "", words)
+    for more, said in (
+        (["--data", str(tmp_path)], f"--data: {tmp_path}: expected walker2d-medium-v4.hdf5, found none"),
+        ([], "--data: expected the folder of the recordings, got none"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            study.command(long_training.STUDY, "", [*words, *more])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def row(run, recurrent: float, window: float) -> dict:
@@ -122,13 +128,23 @@ def test_over_all_sets_each_counts_the_same_and_pairs_are_compared() -> None:
     ]
 
 
-def test_what_is_committed_is_what_the_rows_give() -> None:
-    script = long_training.STUDY.script
-    rows = read_rows(script.with_suffix(".jsonl"))
-    made = {script.with_suffix(".md"): page(rows), **long_training.also(rows)}
-    assert set(made) == {script.with_suffix(".md"), long_training.PICTURE, long_training.DOCUMENT}
-    for file, text in made.items():
-        assert file.read_text(encoding="utf-8") == text, f"{file.name}: run: python -m results.long_training page"
+@pytest.mark.parametrize(
+    ("script", "also"),
+    [
+        (hopper_contexts, set()),
+        (hopper_scores, set()),
+        (in_context, {in_context.PICTURES / f"in_context-{world}.svg" for world in in_context.WORLDS}),
+        (long_training, {long_training.PICTURE, long_training.DOCUMENT}),
+        (subgoals, set()),
+    ],
+)
+def test_what_is_committed_is_what_the_rows_give(script: ModuleType, also: set[Path]) -> None:
+    made = script.STUDY
+    rows, main = read_rows(made.script.with_suffix(".jsonl")), made.script.with_suffix(".md")
+    pages = {main: made.page(rows), **(made.also(rows) if made.also else {})}
+    assert set(pages) == {main, *also}
+    for file, text in pages.items():
+        assert file.read_text(encoding="utf-8") == text, f"{file.name}: run: python -m {script.__name__} page"
 
 
 def test_every_run_in_context_reads_whole_contexts() -> None:
@@ -146,7 +162,6 @@ def test_every_run_in_context_reads_whole_contexts() -> None:
 def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     small = in_context.World("Darkroom-v0", "A room", 2, 4, 3, tasks=5, steps=800, seconds=0.5)
     monkeypatch.setitem(in_context.WORLDS, "darkroom", small)
-    monkeypatch.setattr(in_context, "PICTURES", tmp_path / "pictures")
     rows = [
         {**run._asdict(), **in_context.one_run(run)} for run in in_context.planned([0, 1]) if run.world == "darkroom"
     ]
@@ -164,7 +179,7 @@ def test_a_run_in_context_is_trained_and_played(monkeypatch: pytest.MonkeyPatch,
         "| dmh-5",
         "| dmh-5, last",
     ]
-    drawn = (tmp_path / "pictures" / "in_context-darkroom.svg").read_text()
+    [drawn] = in_context.pictures(rows).values()
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert "optimal" in drawn
 
@@ -183,6 +198,13 @@ def test_a_study_plans_and_runs_by_name(tmp_path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         study.command(in_context.STUDY, "", ["run", *rows])
     assert made[1] == ["-m", "results.in_context", "one", "--seeds", "1", "--run", "key-to-door/ad-mamba"]
+
+
+def test_scores_on_hopper_have_as_many_seeds_as_they_say() -> None:
+    runs = hopper_scores.planned(range(10))
+    assert len(runs) == len(set(runs)) == 8 + 5 + 8 + 5 + 4 * 5 + 2 * 4 * 3
+    assert missing(runs, read_rows(hopper_scores.STUDY.script.with_suffix(".jsonl"))) == []
+    assert [run.name for run in study.named(runs, ["hopper-medium/bc"])] == 8 * ["hopper-medium/bc"]
 
 
 def test_contexts_on_hopper_are_those_of_the_paper() -> None:
