@@ -119,6 +119,24 @@ def test_a_scan_that_is_called_in_pieces_is_averaged_over_all_of_them():
     assert [read.dt.shape[:2] for read in reads] == [(2, 12), (2, 6)]
     expected = (12 * reads[0].dt.mean((0, 1)) + 6 * reads[1].dt.mean((0, 1))) / 18
     np.testing.assert_allclose(spectra(model, batch)[1].step_sizes, expected.detach(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("pattern", ["gloma", "gloma_shifted"])
+def test_the_map_of_a_local_branch_has_its_unfinished_windows_too(pattern):
+    model, batch = build(pattern=pattern, gloma_steps=4), windows()  # windows of 4 and 2 steps, or of 2 and 4
+    local = activations(model, batch)[1]
+    assert (local.name, local.left.shape) == ("mixer 1 local", (2, 6, 3))
+    last = 4 if pattern == "gloma" else 2
+    assert (local.left[:, last:] > 0).all()
+    assert not local.left[:, :last].any()
+    np.testing.assert_allclose(local.left[:, -1, -1], 1.0)
+    _, reads = scans(model, batch)["mixer 1 local"]
+    sizes = torch.cat([(r.dt * r.u).norm(dim=2) * r.B.norm(dim=2) for r in reads], 1).detach()
+    np.testing.assert_allclose(local.written.reshape(2, 18), sizes, rtol=1e-9)
+
+
+def test_windows_that_overlap_have_no_map():
+    model, batch = build(pattern="gloma", gloma_steps=4, gloma_windows="sliding"), windows()
     assert [one.name for one in activations(model, batch)] == ["mixer 1 mamba"]
 
 
@@ -190,13 +208,13 @@ def test_merged_tokens_are_one_line(tmp_path, no_flushing, elsewhere, capsys):
     assert np.shape(found["left"]) == (2, 1)
 
 
-def test_scans_without_a_map_are_named(tmp_path, no_flushing, elsewhere, capsys):
-    overrides = {**TINY, "model.pattern": "gloma", "model.gloma_steps": 2}
+@pytest.mark.parametrize(("windows", "left_out"), [("sliding", True), ("block", False)])
+def test_scans_without_a_map_are_named(tmp_path, no_flushing, elsewhere, capsys, windows, left_out):
+    overrides = {**TINY, "model.pattern": "gloma", "model.gloma_steps": 2, "model.gloma_windows": windows}
     run = fit(tmp_path / "run", steps=2, overrides=overrides).path
     assert main(["analyse", "activations", str(run), "--steps", "3"]) == 0
-    assert "left out, since they do not read every step once: mixer 1 local\n" in capsys.readouterr().out
-    assert main(["analyse", "activations", str(run), "--steps", "4"]) == 0
-    assert "left out" not in capsys.readouterr().out
+    said = "left out, since they do not read every step once: mixer 1 local\n"
+    assert (said in capsys.readouterr().out) == left_out
 
 
 def test_nothing_is_drawn_into_the_folder_of_a_checkpoint(run, capsys):

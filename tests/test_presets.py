@@ -3,6 +3,7 @@
 import gymnasium
 import pytest
 
+from scanrl.envs.reference_scores import reference_score
 from scanrl.models.atari import ATARI
 from scanrl.models.recipes import RECIPES
 from scanrl.presets import preset, presets
@@ -21,6 +22,7 @@ def test_a_preset_is_a_configuration_of_its_recipe(name):
     assert -(-config.train.steps // config.train.checkpoint_every) == 10  # the last one at the end
     assert config.eval.every == config.train.checkpoint_every
     assert found.env.partition("@")[0] in gymnasium.registry
+    assert reference_score(found.env) is not None  # or its scores were not those that are printed beside them
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if not name.endswith(GAMES)])
@@ -113,6 +115,11 @@ def test_residuals_and_step_sizes_are_those_of_the_released_code(name, pattern, 
     found = preset(name.format(task))
     model = run_config(found.recipe, found.settings).model
     assert (model.pattern, model.dt_init) == (pattern.format(layers), start)
+
+
+def test_the_mixers_of_the_2026_model_are_trained_where_its_code_trains_them():
+    frozen = {name for name, one in presets().items() if run_config(one.recipe, one.settings).model.frozen_shared_mixer}
+    assert frozen == {"dmm26/antmaze-umaze", "dmm26/antmaze-umaze-diverse"}
 
 
 def test_presets_exist_for_recipes_that_do():

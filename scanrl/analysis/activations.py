@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,21 +53,29 @@ def activations(model: DecisionModel, batch: Batch) -> list[Activation]:
 
     Reference: after the feature-activation maps of Decision MetaMamba, arXiv 2408.10517, which print no formula.
     """
-    lead = (*batch.mask.shape, model.config.period)
+    shape = (*batch.mask.shape, model.config.period)
     found = []
-    tokens = batch.mask.numel() * model.config.period
     for name, (mixer, reads) in scans(model, batch).items():
-        read = next((read for read in reads if read.dt.shape[:2].numel() == tokens), None)
-        if read is None:
-            continue  # windows of its own that overlap, or do not fit: its tokens are not the batch's
-        A = -mixer.A_log.detach().exp()
-        kept, written, left = _map(read, A)
-        # A local branch forgets all where its next window begins.
-        left.view(len(batch.mask), -1, left.shape[1])[:, :-1] = 0
-        found.append(Activation(name, *(x.reshape(lead).cpu().numpy() for x in (kept, written, left))))
+        if sum(read.dt[..., 0].numel() for read in reads) > math.prod(shape):
+            continue  # its windows overlap: a token has as many entries as windows
+        maps = _in_order(reads, -mixer.A_log.detach().exp(), len(batch.mask))
+        found.append(Activation(name, *(x.reshape(shape).cpu().numpy() for x in maps)))
     if not found:
         raise DataError("model: expected a scan that reads every step of the window once, got none")
     return found
+
+
+def _in_order(reads: Sequence[Selection], A: Tensor, count: int) -> list[Tensor]:
+    """`kept`, `written`, `left`, each `(count, L)`, of a scan that is called for one part of a window after the other.
+
+    A call may hold several windows of a local branch, `(count * k, W)`, and forgets all where the next one begins.
+    """
+    maps = [[x.reshape(count, -1, x.shape[1]) for x in _map(read, A)] for read in reads]
+    for kept, _, left in maps:
+        left[:, :-1] = 0
+        if kept is not maps[-1][0]:
+            left[:] = 0
+    return [torch.cat([one.flatten(1) for one in parts], 1) for parts in zip(*maps, strict=True)]
 
 
 def _map(read: Selection, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:

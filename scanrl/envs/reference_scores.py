@@ -23,6 +23,7 @@ class Reference:
         versions: versions of the environment (the 5 of `Hopper-v5`) they may be used with.
         caution: what to say beside the score, or empty.
         goal: an episode that reaches the goal returns more than 0, any other 0: it succeeds or fails.
+        free: options of the environment that leave its returns what they are.
     """
 
     low: float
@@ -31,6 +32,7 @@ class Reference:
     versions: tuple[int, ...]
     caution: str = ""
     goal: bool = False
+    free: tuple[str, ...] = ()
 
 
 D4RL = "D4RL (Fu et al. 2020): random policy, SAC expert"
@@ -39,6 +41,7 @@ D4RL = "D4RL (Fu et al. 2020): random policy, SAC expert"
 AGES = "constants measured on v2 with mujoco-py; published scores use them for later versions too"
 MEASURED = "random: 1000 episodes, tools/measure_reference_scores.py --seed 0; high: "
 SUCCESS = "; the score is the success rate in percent"
+ORIGIN = ("origin",)  # of the coordinates that a policy reads
 MAZE = "v4 and v5 are gymnasium-robotics' mazes, not D4RL's own"
 SOLVED = "the return Gymnasium calls solved"
 EXACT = "means over all tasks: random by dynamic programming, optimal policy"
@@ -87,8 +90,8 @@ REFERENCES: dict[str, Reference] = {
     "Acrobot": Reference(-499.1, -100.0, MEASURED + SOLVED, (1,)),
     "MountainCar": Reference(-200.0, -110.0, MEASURED + SOLVED, (0,)),
     "MountainCarContinuous": Reference(-33.0, 90.0, MEASURED + SOLVED, (0,)),
-    "antmaze-umaze": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True),
-    "antmaze-umaze-diverse": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True),
+    "antmaze-umaze": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True, free=ORIGIN),
+    "antmaze-umaze-diverse": Reference(0.0, 1.0, D4RL + SUCCESS, (0, 1, 2, 4, 5), MAZE, goal=True, free=ORIGIN),
     "maze2d-umaze": Reference(23.85, 161.86, D4RL, (1,)),
     "maze2d-medium": Reference(13.13, 277.39, D4RL, (1,)),
     "maze2d-large": Reference(6.7, 273.99, D4RL, (1,)),
@@ -109,6 +112,10 @@ REFERENCES: dict[str, Reference] = {
 def reference_score(env_id: str) -> Reference | None:
     """The scale for a Gymnasium id with version (`Hopper-v5`), or `None` where there is none for that version, or where
     options make it another environment."""
-    match = re.fullmatch(r"(.+)-v(\d+)", env_id.rpartition(":")[2])
+    name, _, options = env_id.partition("@")
+    match = re.fullmatch(r"(.+)-v(\d+)", name.rpartition(":")[2])
     reference = REFERENCES.get(match[1]) if match else None
-    return reference if match and reference and int(match[2]) in reference.versions else None
+    if match is None or reference is None or int(match[2]) not in reference.versions:
+        return None
+    given = [option.partition("=")[0] for option in options.split(",") if option]
+    return reference if all(option in reference.free for option in given) else None

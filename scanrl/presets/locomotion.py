@@ -106,7 +106,10 @@ PAPERS: dict[str, dict[str, dict[str, Any]]] = {
     "dmm-l": {"": {**METAMAMBA, **SINGLE, "model.pattern": NO_SKIP.format("modal_linear")}, "walker2d": NARROW},
     "dmm-dc": {"": {**METAMAMBA, **DOUBLE}, "walker2d": NARROW},
     "dmm-dl": {"": {**METAMAMBA, **DOUBLE}, "walker2d": NARROW},
-    "dmm26": {"": {**METAMAMBA, **DOUBLE}, "antmaze": SINGLE},
+    "dmm26": {
+        "": {**METAMAMBA, **DOUBLE},
+        "antmaze": {**SINGLE, "model.frozen_shared_mixer": True},  # as its released code does there
+    },
     # No code was published for the next two: their settings are the recipe's own and those of `dm`.
     "ds4": {"": {"train.learning_rate": 1e-3}},
     "mambadm": {"": {"model.context": 20, "model.width": 128, "train.learning_rate": 1e-3}},

@@ -41,6 +41,13 @@ def test_published_ends_are_those_in_circulation(env_id, ends):
     assert (reference.low, reference.high) == ends
 
 
+def test_where_a_maze_has_its_origin_changes_no_score():
+    assert reference_score("antmaze-umaze-v4@origin=start") == reference_score("antmaze-umaze-v4") is not None
+    assert reference_score("scanrl.envs:antmaze-umaze-v5@origin=maze") is not None
+    for other in ("antmaze-umaze-v4@origin=start,more=1", "antmaze-umaze-v4@more=1", "Hopper-v4@origin=start"):
+        assert reference_score(other) is None
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_scale_has_a_source_and_goes_up(name):
     reference = REFERENCES[name]
