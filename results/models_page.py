@@ -39,6 +39,7 @@ class Published(NamedTuple):
 
 METAMAMBA = "the highest over targets and over ten evaluations during training, as the released code prints"
 RERUN = "run again for the Decision MetaMamba paper, chosen as that paper's own"
+IN_CONTEXT = "not told; in context, of several episodes in a row, beside columns that are CORL's best checkpoints"
 PUBLISHED = {
     "dt": Published(
         "68.4; 82.5", f"{RERUN}. CORL's run: 65.1; 81.8 at the end, 69.4; 88.7 at the best of its evaluations"
@@ -53,6 +54,9 @@ PUBLISHED = {
     "dmm-l": Published("96.2; 95.0", METAMAMBA),
     "dmm-dc": Published("96.5; 92.1", METAMAMBA),
     "dmm-dl": Published("98.6; 95.9", METAMAMBA),
+    "ad": Published("72.58; 91.32", IN_CONTEXT),
+    "ad-mamba": Published("73.65; 82.65", IN_CONTEXT),
+    "dmh": Published("83.15 ± 0.63; 98.36 ± 0.51", IN_CONTEXT),
 }
 
 _FORM = "which form is not told"
@@ -126,15 +130,24 @@ def _is_recipe(function: str) -> bool:
 
 
 def _our_score(lines: Sequence[Line], name: str, without: str | None = None) -> str:
-    """Last checkpoints of a recipe or variant on every task of its grid, and the mean `without` a variant's change."""
-    means = {line.keys[1]: cell.mean for line, cell in _cells(lines, without)}
+    """Last checkpoints of a recipe or variant on every task of its grid, and the mean of the same seeds `without` a
+    variant's change."""
+    plain = {line.keys[1]: (line, cell) for line, cell in _cells(lines, without)}
     shown = []
     for line, cell in _cells(lines, name):
         task, interval = line.keys[1], cell.interval
         spread = "1 seed" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}, {len(line.seeds)} seeds"
-        beside = f"; without {means[task]:.1f}" if task in means else ""
+        base = _mean_of_seeds(*plain[task], line.seeds) if task in plain else None
+        beside = "" if base is None else f"; without {base:.1f}"
         shown.append(f"{task} {cell.mean:.1f} ({spread}{beside})")
     return "; ".join(shown) or "-"
+
+
+def _mean_of_seeds(line: Line, cell: Cell, seeds: Sequence[int]) -> float | None:
+    """The mean over these seeds; `None` if there is one it has not been run with."""
+    if not set(seeds) <= set(line.seeds):
+        return None
+    return float(cell.scores[[line.seeds.index(seed) for seed in seeds]].mean())
 
 
 def _cells(lines: Sequence[Line], name: str | None) -> list[tuple[Line, Cell]]:

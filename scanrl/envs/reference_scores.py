@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["ATARI_SETS", "REFERENCES", "Reference", "reference_score"]
+__all__ = ["ATARI_SETS", "REFERENCES", "Reference", "reference_score", "score_source"]
 
 
 @dataclass(frozen=True)
@@ -119,3 +119,9 @@ def reference_score(env_id: str) -> Reference | None:
         return None
     given = [option.partition("=")[0] for option in options.split(",") if option]
     return reference if all(option in reference.free for option in given) else None
+
+
+def score_source(env_id: str) -> str | None:
+    """Where the two ends of an environment's scale come from; `None` where its returns stay raw."""
+    reference = reference_score(env_id)
+    return None if reference is None else reference.source

@@ -16,6 +16,7 @@ import torch
 
 from scanrl.checkpoint import checkpoints_of, load_checkpoint
 from scanrl.data import load
+from scanrl.envs.reference_scores import score_source
 from scanrl.evaluation import library_versions
 from scanrl.grid.records import Records
 from scanrl.grid.spec import Job
@@ -197,6 +198,7 @@ def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, A
         "fingerprint": checkpoint.about["fingerprint"],
         "env": config.env,
         "target_returns": [target for target in asked if target is not None],
+        "normalized_by": score_source(config.env or ""),
         "episodes": config.eval.episodes,
         "eval_seed": config.eval.seed,
         "sample": config.eval.sample,
@@ -205,6 +207,7 @@ def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, A
         "batch_size": config.train.batch_size,
         "trained_context": config.model.context,
         "parameters": checkpoint.model().parameter_count(),
+        "settings": job.resolved,
         "versions": {**library_versions(), "python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),

@@ -97,7 +97,7 @@ def scaling(rows: Iterable[Mapping[str, Any]]) -> list[Scaling]:
 def _runs(line: Line, rows: Sequence[Mapping[str, Any]]) -> _Runs:
     mine = [row for row in rows if (row["recipe"], row["task"], row["budget"]) == line.keys[:3]]
     asked = mine[0]["asked"]
-    config = run_config(asked["recipe"], asked["settings"])
+    config = run_config(asked["recipe"], asked["settings"], mine[0].get("settings") or {})
     block, depth = _block(config.model.pattern)
     sizes = (float(config.model.width), float(depth), config.train.data_share)
     rest = to_values(config)  # with what is not said as it stands by default

@@ -20,7 +20,7 @@ from scanrl.data import load
 from scanrl.failures import describe_failure
 from scanrl.grid.attempt import Stopped, attempt, failed_row, run_path, tidy
 from scanrl.grid.records import Records
-from scanrl.grid.spec import Grid, Job, Task, differs, within
+from scanrl.grid.spec import Grid, Job, Task, differs, other_setting, within
 from scanrl.preflight import bounded
 from scanrl.run import locked
 from scanrl.signals import stop_signals
@@ -125,7 +125,7 @@ def _waiting(rows: Records, jobs: Sequence[Job], retry_failed: bool) -> list[Job
     for job in jobs:
         row = done.get(job.label[:3])  # of any seed: the runs of a line of the table differ in nothing else
         if row is not None:
-            _same(rows, job, {**row["asked"], "seed": job.seed})
+            _same(rows, job, row)
         row = latest.get(job.label)
         # What failed as it was asked for then may be asked for otherwise now.
         if row is None or (row["status"] == "failed" and (retry_failed or row["asked"] != job.asked)):
@@ -133,17 +133,24 @@ def _waiting(rows: Records, jobs: Sequence[Job], retry_failed: bool) -> list[Job
     return waiting
 
 
-def _same(rows: Records, job: Job, asked: Mapping[str, Any]) -> None:
-    other = differs(job.asked, asked)
+def _same(rows: Records, job: Job, row: Mapping[str, Any]) -> None:
+    """Raises where a run would not be of the same kind as the one that is recorded, whatever their seeds."""
+    asked = {**row["asked"], "seed": job.seed}
+    other, since = differs(job.asked, asked), ""
     if other is None:
-        return
-    before, now = asked.get(other), job.asked.get(other)
+        changed = other_setting(job.resolved, row)
+        if changed is None:
+            return
+        other, now, before = changed
+        since = f" since {job.recipe} has changed"
+    else:
+        before, now = asked.get(other), job.asked.get(other)
     if other == "settings":
         settings = asked["settings"]
         other = differs(job.settings, settings) or other
         before, now = settings.get(other, "its default"), job.settings.get(other, "its default")
     raise DataError(
-        f"{rows.path}: {job}: {other}: expected {before!r} as in its row, got {now!r} "
+        f"{rows.path}: {job}: {other}: expected {before!r} as in its row, got {now!r}{since} "
         "(another name or --out keeps both)"
     )
 

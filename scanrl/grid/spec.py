@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
+from scanrl.config import to_values
 from scanrl.settings import RunConfig, run_config
 from scanrl.types import DataError
 
-__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "differs", "within"]
+__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "differs", "other_setting", "within"]
 
 T = TypeVar("T")
+
+PARTS = ("model", "train", "eval")
+DECIDED = (
+    *("train.seed", "train.steps", "train.checkpoint_every", "train.validate_every", "train.keep"),
+    *("train.device", "train.log_every", "train.tensorboard", "eval.every", "eval.targets"),
+)
+"""Settings that differ between runs of a line of the table, or say nothing of what comes out."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,13 @@ class Job:
         }
         return run_config(self.recipe, self.settings, fixed)
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Every setting by dotted key, with what the recipe says itself, but for those that the grid decides."""
+        config = to_values(self.config(1))
+        settings = {f"{part}.{name}": value for part in PARTS for name, value in config[part].items()}
+        return {name: value for name, value in settings.items() if name not in DECIDED}
+
     def __str__(self) -> str:
         recipe, task, budget, seed = self.label
         return f"{recipe}, {task}, {budget}, seed {seed}"
@@ -194,6 +209,21 @@ def within(where: str, call: Callable[..., T], *arguments: Any) -> T:
 def differs(asked: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first part in which two runs were not asked for alike."""
     return next((name for name in {**asked, **other} if asked.get(name) != other.get(name)), None)
+
+
+def other_setting(settings: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which a recorded run differs, with the value here and there.
+
+    A recipe may have changed since. Older rows say of it only what was trained on; newer settings are in none of them.
+
+    Args:
+        settings: every setting by dotted key.
+        row: of a finished run.
+    """
+    written = {"model.context": "trained_context", "train.batch_size": "batch_size"}
+    there = row.get("settings") or {name: row[key] for name, key in written.items() if key in row}
+    found = (name for name, value in there.items() if name in settings and settings[name] != value)
+    return next(((name, settings[name], there[name]) for name in found), None)
 
 
 def _named(uri: str) -> str:

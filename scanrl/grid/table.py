@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from scanrl.grid.spec import differs
+from scanrl.envs.reference_scores import score_source
+from scanrl.grid.spec import differs, other_setting
 from scanrl.intervals import interquartile_mean, mean, stratified_bootstrap
 from scanrl.types import DataError
 
@@ -89,8 +90,8 @@ def lines_of(rows: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 
 def _line(keys: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) -> Line:
-    for name in ("fingerprint", "env", "target_returns", "episodes", "eval_seed"):
-        found = [row[name] for row in rows]
+    for name in ("fingerprint", "env", "target_returns", "episodes", "eval_seed", "trained_context", "batch_size"):
+        found = [row.get(name) for row in rows]
         if any(value != found[0] for value in found):
             raise DataError(f"{', '.join(keys)}: {name}: expected the same in all runs, got several")
     for row in rows:
@@ -98,6 +99,10 @@ def _line(keys: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) ->
         if other is not None:
             values = f"{rows[0]['asked'].get(other)!r} and {row['asked'].get(other)!r}"
             raise DataError(f"{', '.join(keys)}: {other}: expected the same in all runs, got {values}")
+        changed = other_setting(rows[0].get("settings") or {}, row)
+        if changed is not None:
+            name, first, here = changed
+            raise DataError(f"{', '.join(keys)}: {name}: expected the same in all runs, got {first!r} and {here!r}")
     seeds = [row["seed"] for row in rows]
     if len(set(seeds)) < len(seeds):
         raise DataError(f"{', '.join(keys)}: seeds: expected each once, got {seeds} (the folders hold the same runs)")
@@ -153,12 +158,14 @@ def _about(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     return {
         "environment": shown(lambda row: row["env"]),
+        "normalised by": shown(lambda row: row.get("normalized_by") or score_source(row["env"]) or "nothing"),
         "dataset": shown(lambda row: row["fingerprint"][:12]),
         "targets": shown(lambda row: " ".join(f"{x:g}" for x in row["target_returns"]) or "none"),
         "episodes": shown(lambda row: row["episodes"]),
         "evaluation seed": shown(lambda row: row["eval_seed"]),
         "checkpoints": shown(lambda row: len(row["checkpoints"])),
         "updates": shown(lambda row: row["updates"]),
+        "windows": shown(lambda row: f"{row['batch_size']} of {row['trained_context']} steps"),
         "parameters": shown(lambda row: row["parameters"]),
         "machine": shown(lambda row: f"{row['machine']}, {row['device']}, {row['threads']} threads"),
         "versions": shown(lambda row: " ".join(f"{name} {number}" for name, number in row["versions"].items())),

@@ -58,6 +58,8 @@ def row(recipe="dm", task="hopper", seed=0, scores=((70.0,), (60.0,)), losses=(0
         "episodes": 5,
         "eval_seed": 1000,
         "updates": 20,
+        "batch_size": 4,
+        "trained_context": 8,
         "parameters": 7,
         "machine": "m",
         "device": "cpu",

@@ -1,5 +1,6 @@
 """Whole grids: each run once, through kills and failures."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -51,6 +52,7 @@ def test_a_row_carries_everything_its_numbers_depend_on(uninterrupted):
         assert row["env"] == "CartPole-v1"
         assert row["target_returns"] == [20.0, 40.0]
         assert len(row["fingerprint"]) == 64
+        assert row["normalized_by"].endswith("longest possible episode")
         assert (row["episodes"], row["eval_seed"], row["num_envs"], row["trained_context"]) == (2, 1000, 2, 4)
         assert {"torch", "numpy", "gymnasium", "python"} <= set(row["versions"])
         assert row["machine"]
@@ -95,6 +97,35 @@ def test_rows_made_with_other_settings_are_refused(uninterrupted):
     other = grid(uninterrupted.parent, recipes={"tiny": {"recipe": "dmm-dc", "model.width": 16}}, seeds="1-2")
     with pytest.raises(DataError, match=r"seed 1: model.width: expected 8 as in its row, got 16 \("):
         run_grid(other, uninterrupted, tell=quiet)
+
+
+def test_a_recipe_that_has_changed_since_is_refused(uninterrupted, tmp_path):
+    """What a grid leaves to the recipe is part of what was run."""
+    (tmp_path / "grid").mkdir()
+    rows = read_rows(uninterrupted)
+    assert rows[0]["settings"]["model.width"] == 8
+    assert rows[0]["settings"]["model.expand"] == 2  # not said by the grid
+    assert not {"train.seed", "train.steps"} & set(rows[0]["settings"])
+    for key, before, removed in (("model.expand", 3, False), ("model.context", 5, True)):
+        row = {**rows[0], "settings": {**rows[0]["settings"], key: before}}
+        if removed:  # as rows were before they had all settings
+            row = {**rows[0], "trained_context": before}
+            del row["settings"]
+        (tmp_path / "grid" / ROWS).write_text(json.dumps(row) + "\n")
+        now = rows[0]["settings"][key]
+        message = rf"seed 1: {key}: expected {before} as in its row, got {now} since dmm-dc has changed \("
+        with pytest.raises(DataError, match=message):
+            run_grid(grid(tmp_path, seeds="1-1"), tmp_path / "grid", tell=quiet)
+
+
+def test_settings_that_are_newer_than_a_row_are_no_change(uninterrupted, tmp_path):
+    (tmp_path / "grid").mkdir()
+    rows = read_rows(uninterrupted)
+    for row in rows:
+        del row["settings"]["model.expand"]
+        row["settings"]["model.gone"] = 1
+    (tmp_path / "grid" / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_grid(grid(uninterrupted.parent), tmp_path / "grid", tell=quiet) == (2, 0)
 
 
 def test_a_second_process_in_the_same_folder_is_refused(uninterrupted):

@@ -89,6 +89,8 @@ def test_raw_returns_are_not_averaged_over_tasks():
         ({"fingerprint": "0" * 64}, "fingerprint: expected the same in all runs"),
         ({"env": "Hopper-v5"}, "env: expected the same in all runs"),
         ({"episodes": 100}, "episodes: expected the same in all runs"),
+        ({"trained_context": 20}, "trained_context: expected the same in all runs"),
+        ({"batch_size": 1}, "batch_size: expected the same in all runs"),
         ({"seed": 0}, r"seeds: expected each once, got \[0, 0\]"),
     ],
 )
@@ -143,6 +145,13 @@ def test_runs_that_were_asked_for_otherwise_are_not_averaged():
     )
     with pytest.raises(DataError, match=message):
         lines_of([row(), row(seed=1, asked=other)])
+
+
+def test_runs_of_a_recipe_that_has_changed_between_them_are_not_averaged():
+    before, now = {"model.expand": 2, "model.width": 8}, {"model.expand": 1, "model.width": 8, "model.new": 0}
+    with pytest.raises(DataError, match=r"recurrent: model.expand: expected the same in all runs, got 2 and 1"):
+        lines_of([row(settings=before), row(seed=1, settings=now)])
+    assert lines_of([row(settings=before), row(seed=1, settings={**before, "model.new": 0})])
 
 
 def test_of_one_budget_each_has_its_highest():

@@ -85,9 +85,11 @@ def test_our_scores_are_the_last_checkpoints_of_the_grid(monkeypatch: pytest.Mon
 def test_scores_of_variants_stand_beside_those_without_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = {"dmm26": 40.0, "dmm26+mamba2": 50.0, "ds4+s4d-real": 9.0}
     rows = [row(name, scores=((0.0,), (score,)), budget=BUDGET) for name, score in scores.items()]
+    rows += [row("dmm26", seed=1, scores=((0.0,), (90.0,)), budget=BUDGET)]  # no seed of the variant
+    rows += [row("ds4+s4d-real", seed=2, scores=((0.0,), (9.0,)), budget=BUDGET), row("ds4", budget=BUDGET)]
     rows += [row("dmm-dc+gelu", budget="120 CPU s")]
     monkeypatch.setattr(models_page, "read_rows", lambda _: rows)
     found = {line.split(" |")[0].strip("| "): line.split(" | ")[3] for line in variants_table().splitlines()[2:]}
     assert found["dmm26: `mamba2`"] == "hopper 50.0 (1 seed; without 40.0)"
-    assert found["ds4: `s4d-real`"] == "hopper 9.0 (1 seed)"
+    assert found["ds4: `s4d-real`"] == "hopper 9.0 (9 to 9, 2 seeds)"  # one of them was not run without
     assert found["dmm-dc: `gelu`"] == "-"
