@@ -70,7 +70,10 @@ class Learner:
         self.run, self.dataset = run, dataset
         self.settings: TrainConfig = run.config.train
         seed = self.settings.seed
-        model = build_model(run.config.model, dataset.spec, stats, seed=seed)
+        try:
+            model = build_model(run.config.model, dataset.spec, stats, seed=seed)
+        except DataError as error:
+            raise DataError(f"{error} (recipe {run.config.recipe})") from None  # most settings are the recipe's own
         self.model = model.to(self.settings.device).train()
         held_out = self.settings.validation > 0 and len(dataset) > 1
         parts = dataset.split(self.settings.validation, seed) if held_out else (dataset, None)
@@ -82,6 +85,10 @@ class Learner:
         if self._with_goals and self.settings.sequences != "histories":
             wanted = f"expected histories for a model with sub-goals, got {self.settings.sequences}"
             raise DataError(f"train.sequences: {wanted}")
+        if self._with_goals and self._half() is not None:
+            raise DataError(
+                f"train.precision: expected float32 for a model with sub-goals, got {self.settings.precision}"
+            )
         if run.config.model.query != (self.settings.sequences == "queries"):
             wanted = "queries for" if run.config.model.query else "others than queries without"
             raise DataError(f"train.sequences: expected {wanted} a model with a query, got {self.settings.sequences}")

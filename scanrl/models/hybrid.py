@@ -161,8 +161,7 @@ class HybridModel(nn.Module):
         While training several `c`, the mean of their losses on the whole batch. Arguments are those of
         `DecisionModel.loss`.
         """
-        if half is not None:
-            raise DataError("train.precision: expected float32 for a model with sub-goals, got bfloat16")
+        assert half is None, "a model with sub-goals is trained in float32"
         every = self.choices if self.training else (self.steps,)
         return torch.stack([self._loss_every(steps, batch, final_weight) for steps in every]).mean()
 

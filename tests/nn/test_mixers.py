@@ -152,12 +152,30 @@ def test_saved_weights_give_the_same_outputs(name: str, config: ModelConfig) -> 
     assert torch.equal(other(x)[0], mixer(x)[0])
 
 
+HALVES = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+@HALVES
 @every_mixer
-def test_half_precision_stays_close_and_finite(name: str, config: ModelConfig) -> None:
-    exact, _ = build(name, config)(tokens(12))
-    with torch.autocast("cpu", torch.bfloat16):
-        y, _ = build(name, config, torch.float32)(tokens(12).float())
-    assert (y.double() - exact).abs().max() <= 0.05 * exact.abs().max()
+def test_half_precision_stays_close_and_finite(name: str, config: ModelConfig, half: torch.dtype) -> None:
+    """Outputs of windows and of steps, and gradients, against float64."""
+    exact, x = build(name, config), tokens(12)
+    mixer = build(name, config, torch.float32)
+    expected, _ = exact(x)
+    wanted = torch.autograd.grad(expected.square().mean(), list(exact.parameters()))
+    with torch.autocast("cpu", half):
+        y, _ = mixer(x.float())
+        found = torch.autograd.grad(y.double().square().mean(), list(mixer.parameters()))
+    assert (y.double() - expected).abs().max() <= 0.05 * expected.abs().max()
+    largest = max(gradient.abs().max() for gradient in wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.double() - other).abs().max() <= 0.05 * largest
+    with torch.no_grad(), torch.autocast("cpu", half):
+        state, steps = mixer.initial_state(x.shape[0]), []
+        for token in x.float().unbind(1):
+            y, state = mixer.step(token, state)
+            steps.append(y)
+    assert (torch.stack(steps, 1).double() - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
 @every_mixer
