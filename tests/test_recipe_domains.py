@@ -87,6 +87,6 @@ def test_a_recipe_trains_on_what_it_fits_and_says_where_it_does_not(name: str, k
 
 def test_precision_that_a_model_has_no_use_for_is_refused_before_anything_is_written(tmp_path) -> None:
     config = run_config("dmh", {"train.precision": "bfloat16", "model.width": 16, "train.steps": 1})
-    with pytest.raises(DataError, match="train.precision: expected float32 for a model with sub-goals, got bfloat16"):
+    with pytest.raises(DataError, match=r"train.precision: expected float32 for a model with sub-goals, got bfloat16"):
         run_training(config, make_dataset(), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
