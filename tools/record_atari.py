@@ -6,8 +6,8 @@
 PPO of Stable-Baselines3 learns on the environment that models are evaluated in (`scanrl/GAME-v0`), with the usual help
 in training only: four pictures stacked, rewards cut to their sign, a lost life ends an episode. What is recorded are
 whole games with their own points, each picture once, of players saved on the way (`--stages`, equally far apart, the
-last at the end), which draw their actions; so the data hold games of several qualities, as a replay buffer does. Ten
-million steps take an hour or so on a GPU. The same seed gives the same recording on the same machine.
+last at the end), which draw their actions; so the data hold games of several qualities, as a replay buffer does. The
+same seed gives the same recording on the same machine; recording leaves the training as it would be without.
 
 Reference: Schulman et al. 2017, arXiv 1707.06347; settings as Stable-Baselines3's zoo has them for Atari.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from scanrl.data import Dataset, write_store
@@ -87,8 +88,6 @@ class StackedPlayer:
 
     def reset(self, count: int) -> None:
         """`count` fresh rows, and draws from the beginning."""
-        import torch
-
         torch.manual_seed(self.seed)
         self._seen = None
 
@@ -149,8 +148,9 @@ def train(env: str, steps: int, stages: int, seed: int, device: str, at_stage: C
 
 def record(env: str, model: Any, games: int, seed: int, max_steps: int) -> list[Trajectory]:
     """Whole games of a model, with all their points; cut after `max_steps`."""
-    player = StackedPlayer(model, seed)
-    return rollout(player, env, episodes=games, seed=seed, num_envs=min(games, GAMES_SIDE_BY_SIDE), max_steps=max_steps)
+    player, rows = StackedPlayer(model, seed), min(games, GAMES_SIDE_BY_SIDE)
+    with torch.random.fork_rng():  # the training behind it draws from the same generator
+        return rollout(player, env, episodes=games, seed=seed, num_envs=rows, max_steps=max_steps)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from scanrl.envs.make import make_environment
 from tools import record_atari
@@ -72,6 +73,18 @@ def test_a_player_sees_the_last_pictures_of_its_own_row() -> None:
     player.reset(1)
     player.act(np.ones((1, 2, 3), np.uint8), np.zeros(1), np.array([True]))
     assert shown[3] == [[0, 0, 0, 1]]
+
+
+def test_recording_leaves_what_the_training_draws_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rollout(player: StackedPlayer, *_: Any, **__: Any) -> list:
+        player.reset(1)
+        return [torch.rand(1)]
+
+    monkeypatch.setattr(record_atari, "rollout", rollout)
+    before = torch.random.get_rng_state()
+    first, second = (record_atari.record("scanrl/Pong-v0", None, 1, 3, 5) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_lives_of_a_real_game_are_told() -> None:
