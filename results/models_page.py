@@ -15,6 +15,7 @@ from typing import NamedTuple
 if __package__ in (None, ""):  # run as a file: the repository is not yet on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from results.equal_time import interval_cell
 from results.marked import replace_marked
 from scanrl.grid.schedule import read_rows
 from scanrl.grid.table import Cell, Line, lines_of
@@ -76,7 +77,8 @@ def write_page(page: str) -> str:
     """The page with its tables made anew, between their marks; the text stays."""
     command = "python results/models_page.py"
     page = replace_marked(page, "recipes", command, recipes_table(), PAGE.name)
-    return replace_marked(page, "variants", command, variants_table(), PAGE.name)
+    page = replace_marked(page, "variants", command, variants_table(), PAGE.name)
+    return replace_marked(page, "comparison", command, comparison_table(), PAGE.name)
 
 
 def recipes_table() -> str:
@@ -103,6 +105,35 @@ def variants_table() -> str:
             published = PUBLISHED_VARIANTS.get((name, variant), "-")
             lines.append([f"{name}: `{variant}`", settings, count, ours, published])
     return _table(head, lines)
+
+
+CLAIMED = ("dmm-c", "dmm-l", "dmm-dc", "dmm-dl", "dmm26", "mambadm")
+BASELINES = ("dt", "dm", "dc", "bc", "bc10")
+
+
+def comparison_table() -> str:
+    """How far what the papers propose is ahead of what they compare with, in pairs of the same task and seed."""
+    found = {name: _by_pair(lines_of(read_rows(GRID)), name) for name in (*CLAIMED, *BASELINES)}
+    lines = [[f"`{name}`", *(_ahead(found[name], found[other]) for other in BASELINES)] for name in CLAIMED]
+    return _table(["", *(f"less `{name}`" for name in BASELINES)], lines)
+
+
+def _by_pair(lines: Sequence[Line], name: str) -> dict[tuple[str, int], float]:
+    """Last scores by task and seed."""
+    return {
+        (line.keys[1], seed): float(score)
+        for line, cell in _cells(lines, name)
+        for seed, score in zip(line.seeds, cell.scores[:, 0], strict=True)
+    }
+
+
+def _ahead(ours: dict[tuple[str, int], float], theirs: dict[tuple[str, int], float]) -> str:
+    """The mean difference, its interval over pairs, and how many of them are above zero."""
+    apart = [score - theirs[pair] for pair, score in ours.items() if pair in theirs]
+    if not apart:
+        return "-"
+    above = f"{sum(value > 0 for value in apart)} of {len(apart)}"
+    return f"{sum(apart) / len(apart):+.1f} ({interval_cell(apart, 0)}; {above})"
 
 
 def parts(model: ModelConfig) -> str:

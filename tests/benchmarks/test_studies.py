@@ -202,7 +202,7 @@ def test_a_study_plans_and_runs_by_name(tmp_path, monkeypatch: pytest.MonkeyPatc
 
 def test_scores_on_hopper_have_as_many_seeds_as_they_say() -> None:
     runs = hopper_scores.planned(range(10))
-    assert len(runs) == len(set(runs)) == 8 + 5 + 8 + 5 + 4 * 5 + 2 * 4 * 3
+    assert len(runs) == len(set(runs)) == 8 + 5 + 8 + 5 + 5 + 5 * 5 + 2 * 4 * 3
     assert missing(runs, read_rows(hopper_scores.STUDY.script.with_suffix(".jsonl"))) == []
     assert [run.name for run in study.named(runs, ["hopper-medium/bc"])] == 8 * ["hopper-medium/bc"]
 

@@ -95,3 +95,16 @@ def test_scores_of_variants_stand_beside_those_without_the_change(monkeypatch: p
     assert found["dmm26: `mamba2`"] == "hopper 50.0 (1 seed; without 40.0)"
     assert found["ds4: `s4d-real`"] == "hopper 9.0 (9 to 9, 2 seeds)"  # one of them was not run without
     assert found["dmm-dc: `gelu`"] == "-"
+
+
+def test_what_is_claimed_is_compared_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row("dt", seed=seed, scores=((0.0,), (score,)), budget=BUDGET) for seed, score in enumerate((40.0, 60.0))]
+    rows += [row("dt", task="walker", scores=((0.0,), (7.0,)), budget=BUDGET)]
+    rows += [row("dmm-c", seed=seed, scores=((0.0,), (score,)), budget=BUDGET) for seed, score in ((1, 50.0), (2, 0.0))]
+    rows += [row("dmm-c", task="walker", scores=((0.0,), (10.0,)), budget=BUDGET)]
+    monkeypatch.setattr(models_page, "read_rows", lambda _: rows)
+    lines = [line.strip("| ").split(" | ") for line in models_page.comparison_table().splitlines()]
+    assert [line[0] for line in lines[2:]] == [f"`{name}`" for name in models_page.CLAIMED]
+    assert lines[0][:2] == ["less `dt`", "less `dm`"]  # above an empty cell
+    # 50 - 60 and 10 - 7: two pairs, whose interval is Student's.
+    assert lines[2][1:3] == ["-3.5 (-86 to 79; 1 of 2)", "-"]
