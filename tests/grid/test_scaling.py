@@ -63,6 +63,13 @@ def test_what_differs_in_more_is_not_compared(other):
         scaling([sized(), other])
 
 
+def test_sizes_are_those_of_the_run_not_of_todays_recipe():
+    rows = [sized("dm"), sized("narrow", **{"model.width": 64})]
+    rows[0]["settings"] = {"model.width": 32}
+    (width,) = scaling(rows)
+    assert width.sizes.tolist() == [32, 64]
+
+
 def test_the_same_size_twice_is_one_line_that_names_both():
     rows = [sized(), sized("said", **{"model.width": 128}), sized("narrow", **{"model.width": 64})]
     with pytest.raises(DataError, match=r"expected each size once, got the same model and data as 'dm' and 'said'$"):
