@@ -26,6 +26,10 @@ def grid_values(tmp_path, **changes):
     }
 
 
+def quiet(*_):
+    """Nobody is told."""
+
+
 def grid(tmp_path, **changes):
     return grid_from(grid_values(tmp_path, **changes))
 

@@ -1,6 +1,5 @@
 """Whole grids: each run once, through kills and failures."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,34 +11,18 @@ from types import SimpleNamespace
 import pytest
 
 from scanrl.checkpoint import checkpoints_of
-from scanrl.data import write_store
 from scanrl.data.windows import WindowSampler
 from scanrl.grid import attempt as attempts
 from scanrl.grid.attempt import Stopped, run_path
-from scanrl.grid.reading import grid_from
 from scanrl.grid.records import Records
 from scanrl.grid.schedule import ROWS, _Board, _from_child, read_rows, run_grid
-from scanrl.grid.table import lines_of
 from scanrl.policy import Policy
 from scanrl.run import locked, open_run
 from scanrl.types import DataError
-from tests.conftest import make_dataset
-from tests.grid.grids import grid, grid_values, lasting
-from tests.runs import CARTPOLE, ended, fork, outcome
+from tests.grid.grids import grid, lasting, quiet
+from tests.runs import ended, fork, outcome
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
-
-
-def quiet(*_):
-    pass
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """A grid that ran through; nobody changes it."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    run_grid(grid(folder), folder / "grid", tell=quiet)
-    return folder / "grid"
 
 
 def test_a_row_carries_everything_its_numbers_depend_on(uninterrupted):
@@ -76,56 +59,6 @@ def test_what_is_done_is_not_run_again(uninterrupted, monkeypatch):
     monkeypatch.setattr("scanrl.grid.schedule.attempt", None)  # a call would fail
     assert run_grid(grid(uninterrupted.parent), uninterrupted, tell=quiet) == (2, 0)
     assert (uninterrupted / ROWS).read_bytes() == before
-
-
-def test_a_grid_may_grow(uninterrupted, tmp_path, monkeypatch):
-    (tmp_path / "grid").mkdir()
-    (tmp_path / "grid" / ROWS).write_bytes((uninterrupted / ROWS).read_bytes())
-    made = []
-    monkeypatch.setattr("scanrl.grid.schedule.attempt", lambda job, *_, **__: made.append(job.label) or {}["stop"])
-    run_grid(grid(tmp_path, seeds=2), tmp_path / "grid", tell=quiet)
-    assert [label[3] for label in made] == [1, 1]
-
-
-def test_rows_made_with_other_settings_are_refused(uninterrupted):
-    other = grid(uninterrupted.parent, recipes={"tiny": {"recipe": "dmm-dc", "model.width": 16}})
-    with pytest.raises(
-        DataError, match=r"rows.jsonl: tiny, pole, 12 updates, seed 0: model.width: expected 8 as in its row, got 16 \("
-    ):
-        run_grid(other, uninterrupted, tell=quiet)
-    # Another seed of the same name would be averaged with it.
-    other = grid(uninterrupted.parent, recipes={"tiny": {"recipe": "dmm-dc", "model.width": 16}}, seeds="1-2")
-    with pytest.raises(DataError, match=r"seed 1: model.width: expected 8 as in its row, got 16 \("):
-        run_grid(other, uninterrupted, tell=quiet)
-
-
-def test_a_recipe_that_has_changed_since_is_refused(uninterrupted, tmp_path):
-    """What a grid leaves to the recipe is part of what was run."""
-    (tmp_path / "grid").mkdir()
-    rows = read_rows(uninterrupted)
-    assert rows[0]["settings"]["model.width"] == 8
-    assert rows[0]["settings"]["model.expand"] == 2  # not said by the grid
-    assert not {"train.seed", "train.steps"} & set(rows[0]["settings"])
-    for key, before, removed in (("model.expand", 3, False), ("model.context", 5, True)):
-        row = {**rows[0], "settings": {**rows[0]["settings"], key: before}}
-        if removed:  # as rows were before they had all settings
-            row = {**rows[0], "trained_context": before}
-            del row["settings"]
-        (tmp_path / "grid" / ROWS).write_text(json.dumps(row) + "\n")
-        now = rows[0]["settings"][key]
-        message = rf"seed 1: {key}: expected {before} as in its row, got {now} since dmm-dc has changed \("
-        with pytest.raises(DataError, match=message):
-            run_grid(grid(tmp_path, seeds="1-1"), tmp_path / "grid", tell=quiet)
-
-
-def test_settings_that_are_newer_than_a_row_are_no_change(uninterrupted, tmp_path):
-    (tmp_path / "grid").mkdir()
-    rows = read_rows(uninterrupted)
-    for row in rows:
-        del row["settings"]["model.expand"]
-        row["settings"]["model.gone"] = 1
-    (tmp_path / "grid" / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run_grid(grid(uninterrupted.parent), tmp_path / "grid", tell=quiet) == (2, 0)
 
 
 def test_a_second_process_in_the_same_folder_is_refused(uninterrupted):
@@ -303,31 +236,10 @@ def test_a_run_that_was_cut_takes_its_data_from_where_they_are_now(tmp_path, uni
     assert lasting(read_rows(tmp_path / "grid")) == lasting(read_rows(uninterrupted))
 
 
-def test_two_names_are_two_runs_whatever_they_ask_for(tmp_path):
-    again = make_dataset(CARTPOLE, seed=5)
-    write_store(again, tmp_path / "other" / "cartpole")
-    values = grid_values(tmp_path, recipes={"bc": {}, "copy": {"recipe": "bc"}}, evaluate={})
-    values["tasks"]["second"] = {**values["tasks"]["pole"], "data": f"store:{tmp_path / 'other' / 'cartpole'}"}
-    run_grid(grid_from(values), tmp_path / "grid", tell=quiet)
-    rows = read_rows(tmp_path / "grid")
-    labels = [(row["recipe"], row["task"]) for row in rows]
-    assert labels == [("bc", "pole"), ("copy", "pole"), ("bc", "second"), ("copy", "second")]
-    assert len({row["fingerprint"] for row in rows}) == 2
-    assert [line.keys[:2] for line in lines_of(rows) if line.about] == labels
-
-
 def test_data_that_lack_what_a_recipe_learns_from_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(DataError, match=r"^recipes: asks: .*: optimal_actions: expected them for every step"):
         run_grid(grid(tmp_path, recipes={"bc": {}, "asks": {"recipe": "dpt"}}), tmp_path / "grid", tell=quiet)
     assert not (tmp_path / "grid").exists()
-
-
-def test_what_failed_may_be_asked_for_otherwise(tmp_path):
-    wild = grid(tmp_path, evaluate={}, recipes={"bc": {"train.learning_rate": 1e30}})
-    assert run_grid(wild, tmp_path / "grid", tell=quiet) == (0, 1)
-    tame = grid(tmp_path, evaluate={}, recipes={"bc": {"train.learning_rate": 1e-3}})
-    assert run_grid(tame, tmp_path / "grid", tell=quiet) == (1, 0)
-    assert [row["status"] for row in read_rows(tmp_path / "grid")] == ["done"]
 
 
 def test_a_recipe_is_scored_the_way_it_acts_unless_told(tmp_path):
