@@ -19,7 +19,7 @@ from scanrl.data import load
 from scanrl.envs.reference_scores import score_source
 from scanrl.evaluation import library_versions
 from scanrl.grid.records import Records
-from scanrl.grid.spec import Job
+from scanrl.grid.spec import Job, every_setting
 from scanrl.preflight import bounded
 from scanrl.run import Run, locked
 from scanrl.scoring import score_run
@@ -207,7 +207,7 @@ def _about(job: Job, run: Run, checkpoints: list[dict[str, Any]]) -> dict[str, A
         "batch_size": config.train.batch_size,
         "trained_context": config.model.context,
         "parameters": checkpoint.model().parameter_count(),
-        "settings": job.resolved,
+        "settings": every_setting(config),
         "versions": {**library_versions(), "python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),

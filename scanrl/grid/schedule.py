@@ -20,7 +20,7 @@ from scanrl.data import load
 from scanrl.failures import describe_failure
 from scanrl.grid.attempt import Stopped, attempt, failed_row, run_path, tidy
 from scanrl.grid.records import Records
-from scanrl.grid.spec import Grid, Job, Task, differs, other_setting, within
+from scanrl.grid.spec import Grid, Job, Task, differs, every_setting, other_setting, within
 from scanrl.preflight import bounded
 from scanrl.run import locked
 from scanrl.signals import stop_signals
@@ -138,7 +138,7 @@ def _same(rows: Records, job: Job, row: Mapping[str, Any]) -> None:
     asked = {**row["asked"], "seed": job.seed}
     other, since = differs(job.asked, asked), ""
     if other is None:
-        changed = other_setting(job.resolved, row)
+        changed = other_setting(every_setting(job.config(1)), row)
         if changed is None:
             return
         other, now, before = changed

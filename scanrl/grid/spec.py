@@ -14,7 +14,7 @@ from scanrl.config import to_values
 from scanrl.settings import RunConfig, run_config
 from scanrl.types import DataError
 
-__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "differs", "other_setting", "within"]
+__all__ = ["Budget", "Grid", "Job", "Scoring", "Task", "differs", "every_setting", "other_setting", "within"]
 
 T = TypeVar("T")
 
@@ -147,13 +147,6 @@ class Job:
         }
         return run_config(self.recipe, self.settings, fixed)
 
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """Every setting by dotted key, with what the recipe says itself, but for those that the grid decides."""
-        config = to_values(self.config(1))
-        settings = {f"{part}.{name}": value for part in PARTS for name, value in config[part].items()}
-        return {name: value for name, value in settings.items() if name not in DECIDED}
-
     def __str__(self) -> str:
         recipe, task, budget, seed = self.label
         return f"{recipe}, {task}, {budget}, seed {seed}"
@@ -209,6 +202,13 @@ def within(where: str, call: Callable[..., T], *arguments: Any) -> T:
 def differs(asked: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first part in which two runs were not asked for alike."""
     return next((name for name in {**asked, **other} if asked.get(name) != other.get(name)), None)
+
+
+def every_setting(config: RunConfig) -> dict[str, Any]:
+    """Every setting by dotted key, with what the recipe says itself, but for those that the grid decides."""
+    values = to_values(config)
+    settings = {f"{part}.{name}": value for part in PARTS for name, value in values[part].items()}
+    return {name: value for name, value in settings.items() if name not in DECIDED}
 
 
 def other_setting(settings: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

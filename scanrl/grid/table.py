@@ -91,7 +91,7 @@ def lines_of(rows: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 def _line(keys: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) -> Line:
     for name in ("fingerprint", "env", "target_returns", "episodes", "eval_seed", "trained_context", "batch_size"):
-        found = [row.get(name) for row in rows]
+        found = [row[name] for row in rows]
         if any(value != found[0] for value in found):
             raise DataError(f"{', '.join(keys)}: {name}: expected the same in all runs, got several")
     for row in rows:

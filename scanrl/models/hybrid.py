@@ -161,7 +161,8 @@ class HybridModel(nn.Module):
         While training several `c`, the mean of their losses on the whole batch. Arguments are those of
         `DecisionModel.loss`.
         """
-        assert half is None, "a model with sub-goals is trained in float32"
+        if half is not None:
+            raise DataError(f"half: expected None for a model with sub-goals, got {half}")
         every = self.choices if self.training else (self.steps,)
         return torch.stack([self._loss_every(steps, batch, final_weight) for steps in every]).mean()
 

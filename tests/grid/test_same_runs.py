@@ -1,6 +1,7 @@
 """Which runs of a grid are taken for runs that are recorded, and which would not be of the same kind."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from scanrl.data import write_store
 from scanrl.grid.reading import grid_from
 from scanrl.grid.schedule import ROWS, read_rows, run_grid
 from scanrl.grid.table import lines_of
+from scanrl.models import recipes
 from scanrl.types import DataError
 from tests.conftest import make_dataset
 from tests.grid.grids import grid, grid_values, quiet
@@ -54,6 +56,21 @@ def test_a_recipe_that_has_changed_since_is_refused(uninterrupted, tmp_path):
         message = rf"seed 1: {key}: expected {before} as in its row, got {now} since dmm-dc has changed \("
         with pytest.raises(DataError, match=message):
             run_grid(grid(tmp_path, seeds="1-1"), tmp_path / "grid", tell=quiet)
+
+
+def test_a_run_that_was_cut_says_what_it_was_trained_with(tmp_path, monkeypatch):
+    """It goes on as it began, whatever its recipe has become since."""
+    stopping, before = grid(tmp_path, recipes={"tiny": {"recipe": "dmm-dc"}}), recipes.RECIPES["dmm-dc"]()
+    monkeypatch.setattr("scanrl.grid.attempt._scored", lambda *_: {}["cut"])
+    assert run_grid(stopping, tmp_path / "grid", tell=quiet) == (0, 1)
+    monkeypatch.undo()
+    changed = replace(before, model=replace(before.model, expand=3))
+    monkeypatch.setitem(recipes.RECIPES, "dmm-dc", lambda: changed)
+    assert run_grid(stopping, tmp_path / "grid", retry_failed=True, tell=quiet) == (1, 0)
+    (row,) = read_rows(tmp_path / "grid")
+    assert row["settings"]["model.expand"] == before.model.expand == 2
+    with pytest.raises(DataError, match=r"model.expand: expected 2 as in its row, got 3 since dmm-dc has changed"):
+        run_grid(stopping, tmp_path / "grid", tell=quiet)
 
 
 def test_settings_that_are_newer_than_a_row_are_no_change(uninterrupted, tmp_path):
