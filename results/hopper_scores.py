@@ -97,15 +97,16 @@ def one_run(run: Run, folder: Path) -> Row:
     from scanrl.types import Context
 
     name, changes = SETTINGS[run.model]
-    window = changes.get("model.context", recipe(name).model.context)
-    contexts: tuple[Context, ...] = ("recurrent",) if name in BUDGET else ("recurrent", window)
+    model = recipe(name).model
+    window = changes.get("model.context", model.context)
+    contexts: tuple[Context, ...] = ("recurrent",) if window == 1 else ("recurrent", window)
     return train_and_score(
         name,
         {**changes, "train.seed": run.seed},
         load(folder / run.dataset),
         ENV,
         seconds=BUDGET.get(name, DEFAULT_BUDGET),
-        target=None if name in BUDGET else TARGET,
+        target=TARGET if model.takes_target else None,
         contexts=contexts,
     )
 

@@ -113,7 +113,8 @@ BASELINES = ("dt", "dm", "dc", "bc", "bc10")
 
 def comparison_table() -> str:
     """How far what the papers propose is ahead of what they compare with, in pairs of the same task and seed."""
-    found = {name: _by_pair(lines_of(read_rows(GRID)), name) for name in (*CLAIMED, *BASELINES)}
+    scored = lines_of(read_rows(GRID))
+    found = {name: _by_pair(scored, name) for name in (*CLAIMED, *BASELINES)}
     lines = [[f"`{name}`", *(_ahead(found[name], found[other]) for other in BASELINES)] for name in CLAIMED]
     return _table(["", *(f"less `{name}`" for name in BASELINES)], lines)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
+    if chosen.out.exists():  # said now, not after hours of training
+        parser.error(f"--out: {chosen.out}: expected a new folder, got one that exists")
+    for name in ("train_steps", "stages", "games", "max_steps"):
+        if getattr(chosen, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(chosen, name)}")
+    if find_spec("stable_baselines3") is None:
+        parser.error("expected the package stable-baselines3: pip install 'scanrl[sb3]'")
     env, played = f"scanrl/{chosen.game}-v0", []
     begun = time.perf_counter()
 

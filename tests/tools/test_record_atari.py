@@ -87,6 +87,24 @@ def test_recording_leaves_what_the_training_draws_next(monkeypatch: pytest.Monke
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "."], "--out: .: expected a new folder, got one that exists"),
+        (["--out", "new", "--stages", "0"], "--stages: expected at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, capsys, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["record_atari.py", "--game", "Pong", *words])
+    with pytest.raises(SystemExit) as stopped:
+        record_atari.main()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_lives_of_a_real_game_are_told() -> None:
     pytest.importorskip("ale_py")
     game = TrainingGame(make_environment("scanrl/Breakout-v0"))
